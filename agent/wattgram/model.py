@@ -1,0 +1,365 @@
+"""Every value that passes through the house: frozen, without I/O, with its unit in its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MICROJOULES_PER_JOULE = 1_000_000
+MICROJOULES_PER_KWH = 3_600_000_000_000
+SECONDS_PER_HOUR = 3600.0
+
+# Carbon is kept as exactly as energy: microjoules times whole micrograms per kWh, an integer.
+# One gram is this many of that product.
+CARBON_PER_GRAM = MICROJOULES_PER_KWH * 1_000_000
+
+
+def joules(microjoules: int) -> float:
+    """Joules, to float precision."""
+    return microjoules / MICROJOULES_PER_JOULE
+
+
+def grams(carbon: int) -> float:
+    """Grams of CO2-equivalent, to float precision, of an exact `carbon` product."""
+    return carbon / CARBON_PER_GRAM
+
+
+# --- closed vocabularies: a new word is a changelog entry ---------------------------------------
+
+COMPONENTS = ("gpu", "cpu", "dram", "module_rest", "host_rest")
+QUALITIES = ("measured", "apportioned", "estimated", "synthetic")
+BASES = ("live", "estimated", "forecast", "held", "annual", "constant", "none")
+FACTORS = ("lifecycle", "direct")
+ACTIVITIES = ("active", "idle")
+METHODS = ("counter", "samples", "power", "estimate")
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One moment on two clocks: durations only from `mono` (seconds), dates only from `wall` (Unix seconds)."""
+
+    mono: float
+    wall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Something that draws power and never overlaps another device.
+
+    `component` and `id` are its identity (GPU UUID, `package-0`, `dram-0`), stable over restarts; the rest
+    describes it. `covers` says what its meter sees, `max_watts` what it can draw at most (None: unknown), and
+    `events` which kinds of event its meter can have, so that each is shown at 0 from the start.
+    """
+
+    component: str
+    id: str
+    name: str = field(default="", compare=False)
+    index: str = field(default="", compare=False)
+    pci_bus_id: str = field(default="", compare=False)
+    module: str = field(default="", compare=False)
+    covers: str = field(default="", compare=False)
+    quality: str = field(default="measured", compare=False)
+    max_watts: float | None = field(default=None, compare=False)
+    events: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A hardware energy counter's value; `wraps_at` None: a decrease is a reset, never a wrap."""
+
+    microjoules: int
+    wraps_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a GPU says of itself beside power; None: it does not say.
+
+    `throttled` holds cumulative seconds below the asked clocks by reason, as the driver counts them.
+    """
+
+    utilization: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    temperature_celsius: float | None = None
+    power_limit_watts: float | None = None
+    throttled: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one device said at one moment: optional facts instead of one number that must be guessed.
+
+    `trace` holds pairs of monotonic seconds and watts, the newest anchored to `at`. `driver` names the software
+    that answered.
+    """
+
+    device: Device
+    at: Instant
+    watts: float | None = None
+    counter: Counter | None = None
+    trace: tuple[tuple[float, float], ...] = ()
+    state: State | None = None
+    driver: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """How busy one subject kept a device or component between two moments; `weight` has no unit."""
+
+    device: Device | None
+    component: str | None
+    subject: str
+    weight: float
+    start: Instant
+    end: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A device that was asked and did not answer."""
+
+    device: Device
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one source gave in one turn; `failed` is partial success: the other readings still count."""
+
+    at: Instant
+    readings: tuple[Reading, ...] = ()
+    activities: tuple[Activity, ...] = ()
+    failed: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyDelta:
+    """Energy a device used between two moments, and how that is known."""
+
+    device: Device
+    start: Instant
+    end: Instant
+    microjoules: int
+    method: str
+
+    @property
+    def seconds(self) -> float:
+        """The length of the interval, by the monotonic clock."""
+        return self.end.mono - self.start.mono
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A stretch of time in which a device should have been metered and was not."""
+
+    device: Device
+    start: Instant
+    end: Instant
+    reason: str
+
+    @property
+    def seconds(self) -> float:
+        """The length of the interval, by the monotonic clock."""
+        return self.end.mono - self.start.mono
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something remarkable that happened to a device's meter: wrap, reset, gap, implausible, lost."""
+
+    device: Device
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """Seconds that a device newly spent below the clocks asked of it, for one reason; reasons overlap."""
+
+    device: Device
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a meter makes of one sample: all that the ledger needs to know."""
+
+    deltas: tuple[EnergyDelta, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    events: tuple[Event, ...] = ()
+    throttles: tuple[Throttle, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """On whose behalf energy was used; `kind` is pool for the house's own accounts."""
+
+    kind: str
+    id: str
+    owner: str
+
+
+UNATTRIBUTED = Workload("pool", "unattributed", "unattributed")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A workload's part of one delta; the shares of a delta add up to it exactly."""
+
+    workload: Workload
+    activity: str
+    quality: str
+    delta: EnergyDelta
+    microjoules: int
+
+
+@dataclass(frozen=True, slots=True)
+class Intensity:
+    """What a provider says of a grid for the half-open interval [start, end), both Unix seconds.
+
+    `factor` is lifecycle or direct, `signal` average or marginal, `boundary` production or consumption;
+    `edition` is the year or edition of a yearly figure.
+    """
+
+    zone: str
+    provider: str
+    start: float
+    end: float
+    grams_per_kwh: float
+    basis: str
+    factor: str
+    signal: str = "average"
+    boundary: str = "unknown"
+    published: float | None = None
+    fetched: float = 0.0
+    edition: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """A share, or the part of it that fell under one price. `carbon` None: unpriced."""
+
+    share: Share
+    microjoules: int
+    carbon: int | None
+    basis: str
+    factor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How one source or provider is doing; the reader computes ages.
+
+    `every` is its interval in seconds; `up` None: it was never opened and nobody asked for it by name.
+    """
+
+    name: str
+    kind: str
+    every: float
+    up: bool | None = None
+    turns: int = 0
+    failures: tuple[tuple[str, int], ...] = ()
+    seconds: float = 0.0
+    last_success: Instant | None = None
+    error: str = ""
+    remedy: str = ""
+    child: Cost | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one process of ours has used so far."""
+
+    cpu_seconds: float
+    resident_bytes: int
+    virtual_bytes: int = 0
+    open_fds: int = 0
+    max_fds: int = 0
+    start_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTotals:
+    """One device's account: identity, how it is metered now, the newest facts, and the totals since the start.
+
+    `watts` None: not known now. `every` is its source's interval in seconds.
+    """
+
+    device: Device
+    source: str
+    every: float
+    method: str
+    driver: str
+    read_at: Instant | None
+    watts: float | None
+    state: State | None
+    microjoules: int
+    carbon: int
+    unmetered_seconds: float
+    events: tuple[tuple[str, int], ...]
+    throttled: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OwnerKey:
+    """The labels of one owner's account."""
+
+    kind: str
+    owner: str
+    component: str
+    activity: str
+    quality: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PriceKey:
+    """The labels of one provenance account."""
+
+    quality: str
+    basis: str
+    factor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Energy and carbon of one account since the start."""
+
+    microjoules: int = 0
+    carbon: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is known of the grid: the zone asked for, the price in force (None: unpriced), what each provider says."""
+
+    zone: str
+    factor: str
+    price: Intensity | None
+    known: tuple[Intensity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Whether the configuration was last read successfully, and when (Unix seconds)."""
+
+    successful: bool
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that an exporter ever sees; taking it has no effect. `grid` None: no zone is configured."""
+
+    at: Instant
+    started: Instant
+    version: str
+    python: str
+    devices: tuple[DeviceTotals, ...] = ()
+    owners: tuple[tuple[OwnerKey, Totals], ...] = ()
+    pricing: tuple[tuple[PriceKey, Totals], ...] = ()
+    grid: Grid | None = None
+    health: tuple[Health, ...] = ()
+    reload: Reload | None = None
+    cost: Cost | None = None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""Carbon providers: one file per grid source."""

@@ -1,0 +1,1 @@
+"""Power sources: one file (or folder) per kind of meter."""

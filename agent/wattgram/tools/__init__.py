@@ -1,0 +1,1 @@
+"""What several plugs need: HTTP, trees of small files, the bundled tables."""
