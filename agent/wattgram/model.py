@@ -116,10 +116,11 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A device that was asked and did not answer."""
+    """A device that was asked and did not answer; `event` is what to count when it begins, such as lost."""
 
     device: Device
     reason: str
+    event: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +183,13 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What a meter makes of one sample: all that the ledger needs to know."""
+    """What a meter makes of one sample; `methods` says how each device that answered is metered now."""
 
     deltas: tuple[EnergyDelta, ...] = ()
     gaps: tuple[Gap, ...] = ()
     events: tuple[Event, ...] = ()
     throttles: tuple[Throttle, ...] = ()
+    methods: tuple[tuple[Device, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +342,16 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
+class Constants:
+    """Factors that a reader may multiply with, shown only when configured; never integrated."""
+
+    pue: float | None = None
+    market_grams_per_kwh: float | None = None
+    price_per_kwh: float | None = None
+    currency: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reload:
     """Whether the configuration was last read successfully, and when (Unix seconds)."""
 
@@ -360,6 +372,7 @@ class Snapshot:
     pricing: tuple[tuple[PriceKey, Totals], ...] = ()
     grid: Grid | None = None
     health: tuple[Health, ...] = ()
+    constants: Constants = Constants()
     reload: Reload | None = None
     cost: Cost | None = None
     notes: tuple[str, ...] = ()

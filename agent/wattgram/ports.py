@@ -11,9 +11,9 @@ Anything else is a bug, and ends the process with its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from wattgram.model import Cost, Instant, Intensity, Sample, Snapshot
 
@@ -37,12 +37,19 @@ class Unavailable(WattgramError):  # noqa: N818 - the house's word
 
 
 class ReadFailed(WattgramError):  # noqa: N818 - the house's word
-    """One reading failed; `reason` is a closed word, `retry_after` the seconds the other side asked us to wait."""
+    """One reading failed.
 
-    def __init__(self, message: str, reason: str = "server", retry_after: float | None = None) -> None:
+    `reason` is a closed word, `retry_after` the seconds the other side asked us to wait; `fatal`: only a new process
+    can help.
+    """
+
+    def __init__(
+        self, message: str, reason: str = "server", retry_after: float | None = None, *, fatal: bool = False
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.retry_after = retry_after
+        self.fatal = fatal
 
 
 class Clock(Protocol):
@@ -65,6 +72,7 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
 class Costly(Protocol):
     """A source that runs in a process of its own and can say what that process used."""
 
@@ -105,6 +113,57 @@ class Snapshots(Protocol):
         ...
 
 
+class Seconds(float):
+    """A duration in an option: written as `"250ms"`, `"5s"`, `"10m"`, `"2h"`, `"1d"` in the configuration."""
+
+    __slots__ = ()
+
+
+class Secret:
+    """A credential: where it comes from may be shown, what it is may not.
+
+    It is read anew at each `reveal`, so that a rotated file needs no restart.
+    """
+
+    __slots__ = ("_reveal", "origin")
+
+    def __init__(self, origin: str, reveal: Callable[[], str]) -> None:
+        self.origin = origin
+        self._reveal = reveal
+
+    def reveal(self) -> str:
+        """Return the credential; raise ReadFailed(auth) when its file cannot be read or is empty."""
+        return self._reveal()
+
+    def __repr__(self) -> str:
+        return f"Secret(from {self.origin})"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a provider is asked for: the zone as the user wrote it, and the kind of factor."""
+
+    zone: str
+    factor: str
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the house must know of a provider before it is opened.
+
+    `every`: seconds between fetches; `hold`: seconds its newest value may be held after its own end; `bases`: how it
+    can know an intensity; `network`: it asks somebody else; `needs_token`: it cannot be asked without a credential,
+    and `token_help` says where one is had.
+    """
+
+    every: float
+    hold: float
+    bases: tuple[str, ...]
+    network: bool = True
+    needs_token: bool = False
+    token_help: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """What every source's table knows.
@@ -114,14 +173,14 @@ class SourceOptions:
     """
 
     enabled: bool | None = None
-    interval: float | None = None
+    interval: Seconds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderOptions:
     """What every provider's table knows; `every` is the seconds between fetches (None: the provider's own)."""
 
-    every: float | None = None
+    every: Seconds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,5 +188,5 @@ class NetworkOptions(ProviderOptions):
     """What every network provider's table knows. `timeout` is the total seconds of one request."""
 
     base_url: str = ""
-    timeout: float = 15.0
+    timeout: Seconds = Seconds(15)
     token_file: str = ""

@@ -1,0 +1,157 @@
+"""What a poller turns: a source that is opened, read and given to the accountant, or a provider to the tariff."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from threading import Lock
+
+from wattgram.accountant import Accountant
+from wattgram.meter import Meter
+from wattgram.model import Cost, Intensity, Sample
+from wattgram.ports import Clock, Costly, Provider, ReadFailed, Source, Unavailable
+from wattgram.tariff import Tariff
+
+# A value for a new interval is asked for this long after the old one's end, up to twice as long by chance.
+NEWS_SECONDS = 5.0
+
+
+class Claims:
+    """Which source keeps the account of each contested component: the first in `order` that delivers it.
+
+    Nothing is decided about a component until every source before the asking one has had its first outcome, so that
+    a model never books a joule that a meter is about to.
+    """
+
+    def __init__(self, order: Sequence[str]) -> None:
+        self._order = tuple(order)
+        self._lock = Lock()
+        self._delivers: dict[str, frozenset[str]] = {}
+
+    def outcome(self, source: str, components: frozenset[str]) -> None:
+        """Note what a source delivers now; nothing, when it is not available."""
+        with self._lock:
+            if source in self._order:
+                self._delivers[source] = self._delivers.get(source, frozenset()) | components
+
+    def withdraw(self, source: str) -> None:
+        """Note that a source is not there (any more)."""
+        with self._lock:
+            if source in self._order:
+                self._delivers[source] = frozenset()
+
+    def keeps(self, source: str, component: str) -> bool:
+        """Whether this source's readings of this component are booked."""
+        if source not in self._order:
+            return True
+        with self._lock:
+            for earlier in self._order[: self._order.index(source)]:
+                delivered = self._delivers.get(earlier)
+                if delivered is None or component in delivered:
+                    return False
+        return True
+
+
+class SourceFeed:
+    """One source's turn: open it if need be, read it, and give the accountant what this source keeps."""
+
+    def __init__(
+        self,
+        name: str,
+        opener: Callable[[], Source],
+        accountant: Accountant,
+        meter: Meter,
+        claims: Claims,
+        clock: Clock,
+    ) -> None:
+        self._name = name
+        self._opener = opener
+        self._accountant = accountant
+        self._meter = meter
+        self._claims = claims
+        self._clock = clock
+        self._given_up: set[str] = set()
+        self.source: Source | None = None
+
+    def __call__(self) -> None:
+        """Take one turn; raise Unavailable or ReadFailed."""
+        try:
+            if self.source is None:
+                self.source = self._opener()
+            sample = self.source.read()
+        except Unavailable as missing:
+            self._claims.withdraw(self._name)
+            self._lost(str(missing))
+            raise
+        except ReadFailed as failure:
+            self._accountant.missed(self._clock.now(), str(failure))
+            raise
+        self._claims.outcome(self._name, frozenset(r.device.component for r in sample.readings))
+        self._accountant.receive(self._kept(sample))
+
+    def cost(self) -> Cost | None:
+        """Return what the source's own process used; None: it has none, or does not say."""
+        return self.source.cost() if isinstance(self.source, Costly) else None
+
+    def close(self) -> None:
+        """Let go of the source."""
+        if self.source is not None:
+            self.source.close()
+
+    def _lost(self, reason: str) -> None:
+        if self.source is not None:
+            self.source.close()
+            self.source = None
+            self._accountant.missed(self._clock.now(), reason)
+
+    def _kept(self, sample: Sample) -> Sample:
+        """The sample without the components that another source meters."""
+        components = {r.device.component for r in sample.readings} | {f.device.component for f in sample.failed}
+        others = {c for c in components if not self._claims.keeps(self._name, c)}
+        for component in others - self._given_up:
+            self._meter.forget(component)
+        self._given_up = others
+        if not others:
+            return sample
+        return replace(
+            sample,
+            readings=tuple(r for r in sample.readings if r.device.component not in others),
+            failed=tuple(f for f in sample.failed if f.device.component not in others),
+        )
+
+
+class ProviderFeed:
+    """One provider's turn: fetch, teach the tariff, and keep the answer for after a restart."""
+
+    def __init__(
+        self,
+        name: str,
+        provider: Provider,
+        tariff: Tariff,
+        clock: Clock,
+        keep: Callable[[str, Sequence[Intensity]], None],
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._name = name
+        self._provider = provider
+        self._tariff = tariff
+        self._clock = clock
+        self._keep = keep
+        self._chance = chance
+
+    def __call__(self) -> float | None:
+        """Take one turn and return how soon there will be news: a little after the newest value's own end.
+
+        Raise ReadFailed.
+        """
+        fetched = self._provider.fetch()
+        now = self._clock.now().wall
+        self._tariff.learn(self._name, fetched, now)
+        self._keep(self._name, fetched)
+        end = max((i.end for i in fetched), default=now)
+        return end - now + NEWS_SECONDS * (1 + self._chance()) if end > now else None
+
+    def close(self) -> None:
+        """Let go of the provider's connections."""
+        self._provider.close()

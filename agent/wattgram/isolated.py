@@ -1,0 +1,401 @@
+"""Any source in a process of its own that can be killed: a driver that hangs takes only the child with it.
+
+        this process                                       child: python -m wattgram.isolated
+    IsolatedSource.read() ── request, numbered ──► stdin   main thread: source.read() within half an interval
+                          ◄── reply, same number ─ stdout  reader thread: end of stdin = our death = its own
+
+One request, one reply, nothing buffered. A child is replaced when nothing was read for five intervals or when it says
+that only a new process helps; a child that cannot be killed (state D) is abandoned, kept, polled and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from wattgram.clock import SystemClock
+from wattgram.model import Cost, Sample
+from wattgram.ports import Clock, ReadFailed, Source, Unavailable
+
+OPEN_SECONDS = 30.0
+SILENT_INTERVALS = 5
+LEAST_SILENCE = 2.0
+MAX_ABANDONED = 3
+FIRST_BACKOFF, MOST_BACKOFF = 1.0, 60.0
+GOODBYE_SECONDS = 0.3
+MAX_FRAME = 16 << 20
+_LENGTH = struct.Struct(">I")
+
+log = logging.getLogger("wattgram")
+
+
+class Open(msgspec.Struct, tag=True):
+    """The first request: which plug to open, with which options, answering how often."""
+
+    seq: int
+    plug: str
+    options: dict[str, Any]
+    every: float
+
+
+class Read(msgspec.Struct, tag=True):
+    """Every other request."""
+
+    seq: int
+
+
+class Opened(msgspec.Struct, tag=True):
+    """The source is open."""
+
+    seq: int
+
+
+class Gave(msgspec.Struct, tag=True):
+    """The source gave a sample; what the child used so far travels with it."""
+
+    seq: int
+    sample: Sample
+    cost: Cost
+
+
+class Failed(msgspec.Struct, tag=True):
+    """The source raised ReadFailed."""
+
+    seq: int
+    message: str
+    reason: str
+    fatal: bool
+
+
+class Missing(msgspec.Struct, tag=True):
+    """The source raised Unavailable."""
+
+    seq: int
+    message: str
+    remedy: str
+
+
+Request = Open | Read
+Reply = Opened | Gave | Failed | Missing
+
+
+# --- the parent's side --------------------------------------------------------------------------
+
+
+class IsolatedSource:
+    """A source behind the same port as any other, read in a child process."""
+
+    def __init__(
+        self,
+        plug: str,
+        options: dict[str, Any],
+        every: float,
+        clock: Clock,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._open = Open(0, plug, options, every)
+        self._every = every
+        self._clock = clock
+        self._environment = dict(environment)
+        self._child: _Child | None = None
+        self._abandoned: list[_Child] = []
+        self._spent = 0.0
+        self._restarts = 0
+        self._not_before = 0.0
+        self._heard = 0.0
+
+    def read(self) -> Sample:
+        """Return the child's sample within an interval; raise ReadFailed, or Unavailable when it cannot open."""
+        self._reap()
+        child = self._child or self._start()
+        try:
+            reply = child.ask(Read(child.next_seq()), 0.9 * self._every)
+        except ReadFailed:
+            if not child.is_alive() or self._is_silent():
+                self._replace("it does not answer")
+            raise
+        match reply:
+            case Gave(sample=sample):
+                return self._heard_from(sample)
+            case Failed(message=message, reason=reason, fatal=fatal):
+                if fatal or self._is_silent():
+                    self._replace(message)
+                raise ReadFailed(message, reason, fatal=fatal)
+            case _:
+                raise ReadFailed(f"the child answered out of turn: {type(reply).__name__}", "shape")
+
+    def cost(self) -> Cost | None:
+        """Return what the children used so far; the memory is the living one's."""
+        cost = self._child.cost if self._child else None
+        if cost is None:
+            return Cost(self._spent, 0) if self._spent else None
+        return Cost(self._spent + cost.cpu_seconds, cost.resident_bytes)
+
+    def close(self) -> None:
+        """Close the child's input, give it a moment, kill it, leave."""
+        if self._child is not None:
+            self._child.end(GOODBYE_SECONDS)
+            self._retire(self._child)
+            self._child = None
+
+    def _start(self) -> _Child:
+        now = self._clock.now().mono
+        if now < self._not_before:
+            raise ReadFailed("waiting before a new child is started", "timeout")
+        if len(self._abandoned) >= MAX_ABANDONED:
+            raise ReadFailed(f"{MAX_ABANDONED} children hang in the driver; not starting another", "timeout")
+        child = _Child(self._environment)
+        try:
+            reply = child.ask(self._open, OPEN_SECONDS)
+        except ReadFailed:
+            self._child = child
+            self._replace("it does not open")
+            raise
+        if isinstance(reply, Missing | Failed):
+            child.end(GOODBYE_SECONDS)
+            self._retire(child)
+        if isinstance(reply, Missing):
+            raise Unavailable(reply.message, reply.remedy)
+        if isinstance(reply, Failed):
+            self._back_off()
+            raise ReadFailed(reply.message, reply.reason, fatal=reply.fatal)
+        self._child = child
+        self._heard = self._clock.now().mono
+        return child
+
+    def _heard_from(self, sample: Sample) -> Sample:
+        if sample.readings:
+            self._heard = self._clock.now().mono
+            self._restarts = 0
+        elif self._is_silent():
+            self._replace("no device answers")
+        if sample.failed and not sample.readings:
+            raise ReadFailed(sample.failed[0].reason, "timeout")
+        return sample
+
+    def _is_silent(self) -> bool:
+        return self._clock.now().mono - self._heard > max(SILENT_INTERVALS * self._every, LEAST_SILENCE)
+
+    def _replace(self, why: str) -> None:
+        child = self._child
+        if child is None:
+            return
+        log.warning("%s: replacing the reading process %d: %s", self._open.plug, child.pid, why)
+        child.kill()
+        self._retire(child)
+        self._child = None
+        self._back_off()
+
+    def _back_off(self) -> None:
+        wait = min(MOST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self._restarts, 10))
+        self._restarts += 1
+        self._not_before = self._clock.now().mono + wait
+
+    def _retire(self, child: _Child) -> None:
+        self._spent += child.cost.cpu_seconds if child.cost else 0.0
+        if child.is_alive():
+            self._abandoned.append(child)
+
+    def _reap(self) -> None:
+        self._abandoned = [child for child in self._abandoned if child.is_alive()]
+
+
+class _Child:
+    """One child process and the pipes to it."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._seq = 0
+        self._owed = False
+        self._buffer = bytearray()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "wattgram.isolated"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            cwd="/",
+            bufsize=0,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input: IO[bytes] = self._process.stdin
+        self._output: IO[bytes] = self._process.stdout
+        self._decoder = msgspec.msgpack.Decoder(Reply)
+        self.pid = self._process.pid
+        self.cost: Cost | None = None
+
+    def next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def ask(self, request: Request, seconds: float) -> Reply:
+        """Return the reply to this very request within so many seconds.
+
+        While an older request is unanswered nothing new is asked; its late answer is dropped.
+        """
+        deadline = time.monotonic() + seconds
+        if self._owed:
+            self._reply(deadline, seconds)
+            self._owed = False
+        try:
+            _write(self._input, msgspec.msgpack.encode(request))
+        except OSError as error:
+            raise ReadFailed(f"the reading process is gone ({self._ending()})", "server") from error
+        self._owed = True
+        reply = self._reply(deadline, seconds)
+        self._owed = False
+        if reply.seq != request.seq:
+            raise ReadFailed(f"the reading process answered {reply.seq}, asked {request.seq}", "shape")
+        return reply
+
+    def _reply(self, deadline: float, seconds: float) -> Reply:
+        reply: Reply = self._decoder.decode(self._frame(deadline, seconds))
+        if isinstance(reply, Gave):
+            self.cost = reply.cost
+        return reply
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self, seconds: float) -> None:
+        """Close its input and give it so long to leave by itself, then kill it."""
+        with contextlib.suppress(OSError):
+            self._input.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill it and let go of the pipes; it is not waited for longer than a moment."""
+        with contextlib.suppress(OSError):
+            self._process.kill()
+        for pipe in (self._input, self._output):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.1)
+
+    def _frame(self, deadline: float, seconds: float) -> bytes:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._output, selectors.EVENT_READ)
+            while True:
+                frame = self._complete()
+                if frame is not None:
+                    return frame
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    raise ReadFailed(f"the reading process gave no answer within {seconds:.3g} s", "timeout")
+                chunk = os.read(self._output.fileno(), 1 << 16)
+                if not chunk:
+                    raise ReadFailed(f"the reading process is gone ({self._ending()})", "server")
+                self._buffer += chunk
+
+    def _complete(self) -> bytes | None:
+        if len(self._buffer) < _LENGTH.size:
+            return None
+        end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+        if len(self._buffer) < end:
+            return None
+        frame = bytes(self._buffer[_LENGTH.size : end])
+        del self._buffer[:end]
+        return frame
+
+    def _ending(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GOODBYE_SECONDS)
+        code = self._process.returncode
+        if code is None:
+            return "no exit code yet"
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+# --- the child's side ---------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Serve one source over standard input and output until the parent goes."""
+    # Libraries print where they like: what they say goes to standard error, the pipe is ours alone.
+    output = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    requests: queue.Queue[bytes] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    threading.excepthook = _bug
+    decoder = msgspec.msgpack.Decoder(Request)
+    source: Source | None = None
+    while True:
+        request: Request = decoder.decode(requests.get())
+        reply: Reply
+        try:
+            if isinstance(request, Open):
+                source = _opened(request)
+                reply = Opened(request.seq)
+            else:
+                assert source is not None
+                reply = Gave(request.seq, source.read(), _own_cost())
+        except Unavailable as missing:
+            reply = Missing(request.seq, str(missing), missing.remedy)
+        except ReadFailed as failure:
+            reply = Failed(request.seq, str(failure), failure.reason, failure.fatal)
+        _write(output, msgspec.msgpack.encode(reply))
+
+
+def _bug(caught: threading.ExceptHookArgs) -> None:
+    """A bug in any thread ends the child, with its traceback; the parent sees it go and starts another."""
+    sys.excepthook(caught.exc_type, caught.exc_value or caught.exc_type(), caught.exc_traceback)
+    os._exit(1)
+
+
+def _opened(request: Open) -> Source:
+    plug = import_module(request.plug)
+    options = msgspec.convert({**request.options, "interval": None}, plug.Options)
+    source: Source = plug.open_source(options, SystemClock(), request.every)
+    return source
+
+
+def _listen(requests: queue.Queue[bytes]) -> None:
+    """Read requests; the end of input is the parent's end, and then nothing may keep this process."""
+    with contextlib.suppress(OSError, EOFError):
+        while True:
+            size = _LENGTH.unpack(_exactly(_LENGTH.size))[0]
+            requests.put(_exactly(size))
+    os._exit(0)
+
+
+def _exactly(size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        chunk = os.read(0, size - len(data))
+        if not chunk:
+            raise EOFError
+        data += chunk
+    return data
+
+
+def _write(stream: IO[bytes], frame: bytes) -> None:
+    data = _LENGTH.pack(len(frame)) + frame
+    while data:
+        data = data[stream.write(data) :]
+
+
+def _own_cost() -> Cost:
+    resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return Cost(time.process_time(), resident * os.sysconf("SC_PAGE_SIZE"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""The only shared mutable state: totals since the start, and the snapshot that readers see."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from threading import Lock
+
+from wattgram import __version__
+from wattgram.model import (
+    UNATTRIBUTED,
+    Advance,
+    Charge,
+    Constants,
+    Cost,
+    Device,
+    DeviceTotals,
+    Grid,
+    Health,
+    Instant,
+    OwnerKey,
+    PriceKey,
+    Reading,
+    Reload,
+    Sample,
+    Snapshot,
+    State,
+    Totals,
+)
+from wattgram.ports import Clock
+
+# Readers who come together see one snapshot; an older one would show gauges that have expired meanwhile.
+SNAPSHOT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sample and all that follows from it, posted at once so that the books balance at every moment."""
+
+    source: str
+    every: float
+    sample: Sample
+    advance: Advance
+    charges: tuple[Charge, ...]
+
+
+@dataclass(slots=True)
+class _DeviceAccount:
+    device: Device
+    source: str
+    every: float
+    method: str = ""
+    driver: str = ""
+    read_at: Instant | None = None
+    watts: float | None = None
+    state: State | None = None
+    microjoules: int = 0
+    carbon: int = 0
+    unmetered_seconds: float = 0.0
+    events: dict[str, int] = field(default_factory=dict)
+    throttled: dict[str, float] = field(default_factory=dict)
+
+    def totals(self) -> DeviceTotals:
+        return DeviceTotals(
+            self.device,
+            self.source,
+            self.every,
+            self.method,
+            self.driver,
+            self.read_at,
+            self.watts,
+            self.state,
+            self.microjoules,
+            self.carbon,
+            self.unmetered_seconds,
+            tuple(sorted(self.events.items())),
+            tuple(sorted(self.throttled.items())),
+        )
+
+
+@dataclass(slots=True)
+class _Account:
+    microjoules: int = 0
+    carbon: int = 0
+
+
+class Ledger:
+    """Accounts by device, by owner and by provenance of the price: three views of the same joules.
+
+    `view` says what is known of the grid at a wall time (None: no zone configured), `cost` what this process used;
+    `provenances` are the (basis, factor) pairs that the chain can give, shown at 0 from the start.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        view: Callable[[float], Grid] | None = None,
+        cost: Callable[[], Cost | None] = lambda: None,
+        provenances: Iterable[tuple[str, str]] = (("none", "none"),),
+        constants: Constants | None = None,
+    ) -> None:
+        self._clock = clock
+        self._view = view
+        self._cost = cost
+        self._provenances = tuple(provenances)
+        self._constants = constants or Constants()
+        self._started = clock.now()
+        self._lock = Lock()
+        self._devices: dict[Device, _DeviceAccount] = {}
+        self._owners: dict[OwnerKey, _Account] = {}
+        self._prices: dict[PriceKey, _Account] = {}
+        self._health: dict[tuple[str, str], Health] = {}
+        self._reload: Reload | None = None
+        self._notes: tuple[str, ...] = ()
+        self._version = 0
+        self._last: tuple[int, Snapshot] | None = None
+
+    def post(self, entry: Entry) -> None:
+        """Add one entry to the books: arithmetic only, under the one lock."""
+        with self._lock:
+            self._version += 1
+            for reading in entry.sample.readings:
+                self._show(entry, reading)
+            for device, method in entry.advance.methods:
+                self._devices[device].method = method
+            for charge in entry.charges:
+                self._charge(charge)
+            self._witness(entry.advance)
+
+    def report(self, health: Health) -> None:
+        """Replace what is known of how one source or provider is doing."""
+        with self._lock:
+            self._version += 1
+            self._health[health.kind, health.name] = health
+
+    def reloaded(self, reload: Reload) -> None:
+        """Note how the last reading of the configuration went."""
+        with self._lock:
+            self._version += 1
+            self._reload = reload
+
+    def note(self, notes: tuple[str, ...]) -> None:
+        """Replace the remarks that the page shows: what is not metered, and what to do about it."""
+        with self._lock:
+            self._version += 1
+            self._notes = notes
+
+    def snapshot(self) -> Snapshot:
+        """Return the books as they stand; taking it has no effect. Readers within a second share one."""
+        now = self._clock.now()
+        with self._lock:
+            version = self._version
+            last = self._last
+        if last is not None and last[0] == version and now.mono - last[1].at.mono < SNAPSHOT_SECONDS:
+            return last[1]
+        cost = self._cost()
+        grid = self._view(now.wall) if self._view is not None else None
+        with self._lock:
+            snapshot = self._copy(now, grid, cost)
+            self._last = (self._version, snapshot)
+        return snapshot
+
+    def _copy(self, now: Instant, grid: Grid | None, cost: Cost | None) -> Snapshot:
+        return Snapshot(
+            at=now,
+            started=self._started,
+            version=__version__,
+            python=platform.python_version(),
+            devices=tuple(account.totals() for account in self._devices.values()),
+            owners=tuple((key, Totals(a.microjoules, a.carbon)) for key, a in self._owners.items()),
+            pricing=tuple((key, Totals(a.microjoules, a.carbon)) for key, a in self._prices.items()),
+            grid=grid,
+            health=tuple(self._health.values()),
+            constants=self._constants,
+            reload=self._reload,
+            cost=cost,
+            notes=self._notes,
+        )
+
+    def _show(self, entry: Entry, reading: Reading) -> None:
+        account = self._devices.get(reading.device)
+        if account is None:
+            account = self._open(reading.device, entry)
+        account.device = reading.device
+        account.driver = reading.driver
+        account.state = reading.state
+        account.read_at = reading.at
+        account.watts = reading.watts
+
+    def _open(self, device: Device, entry: Entry) -> _DeviceAccount:
+        """Open a device's account, and at 0 all that its joules will flow through, so that `increase()` sees them."""
+        account = _DeviceAccount(device, entry.source, entry.every, events=dict.fromkeys(device.events, 0))
+        self._devices[device] = account
+        pool = UNATTRIBUTED
+        self._owners.setdefault(OwnerKey(pool.kind, pool.owner, device.component, "active", device.quality), _Account())
+        for basis, factor in self._provenances:
+            self._prices.setdefault(PriceKey(device.quality, basis, factor), _Account())
+        return account
+
+    def _charge(self, charge: Charge) -> None:
+        share = charge.share
+        delta = share.delta
+        account = self._devices[delta.device]
+        owner = OwnerKey(
+            share.workload.kind, share.workload.owner, delta.device.component, share.activity, share.quality
+        )
+        price = PriceKey(delta.device.quality, charge.basis, charge.factor)
+        carbon = charge.carbon or 0
+        for book in (
+            account,
+            self._owners.setdefault(owner, _Account()),
+            self._prices.setdefault(price, _Account()),
+        ):
+            book.microjoules += charge.microjoules
+            book.carbon += carbon
+
+    def _witness(self, advance: Advance) -> None:
+        for delta in advance.deltas:
+            account = self._devices[delta.device]
+            if account.watts is None and delta.seconds <= 3 * account.every:
+                account.watts = delta.microjoules / 1e6 / delta.seconds
+        for gap in advance.gaps:
+            self._devices[gap.device].unmetered_seconds += gap.seconds
+        for event in advance.events:
+            events = self._devices[event.device].events
+            events[event.kind] = events.get(event.kind, 0) + 1
+        for throttle in advance.throttles:
+            throttled = self._devices[throttle.device].throttled
+            throttled[throttle.reason] = throttled.get(throttle.reason, 0.0) + throttle.seconds

@@ -1,0 +1,148 @@
+"""The only loop: a schedule without drift, skipped ticks, health, and a log line per change."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from threading import Event, Thread
+
+from wattgram.model import Cost, Health
+from wattgram.ports import Clock, ReadFailed, Unavailable
+
+REOPEN_SECONDS = 600.0
+
+log = logging.getLogger("wattgram")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait after the n-th failure in a row: `first` seconds, doubling up to `most`."""
+
+    first: float
+    most: float
+
+    def seconds(self, failures: int) -> float:
+        """Seconds to wait after so many failures."""
+        return min(self.most, self.first * 2.0 ** min(failures - 1, 16))
+
+
+class Poller:
+    """Calls `turn` every `every` seconds until told to stop.
+
+    A turn may return the seconds after which it would like the next one, if that is sooner than the next tick. It may
+    raise ReadFailed (next time may work) or Unavailable (asked again in ten minutes); anything else is a
+    bug and ends the process. `patience` says per reason how long to hold off after failures; a reason that is not
+    in it waits for the next tick. `jitter` is the largest part of an interval by which a turn may come late. `required`:
+    the user asked for it by name. `cost` says what the plug's own process used.
+    """
+
+    def __init__(
+        self,
+        health: Health,
+        turn: Callable[[], float | None],
+        clock: Clock,
+        report: Callable[[Health], None],
+        *,
+        patience: Mapping[str, Patience] | None = None,
+        jitter: float = 0.0,
+        chance: Callable[[], float] = random.random,
+        required: bool = False,
+        cost: Callable[[], Cost | None] = lambda: None,
+    ) -> None:
+        self.health = health
+        self._turn = turn
+        self._clock = clock
+        self._report = report
+        self._patience = patience or {}
+        self._jitter = jitter
+        self._chance = chance
+        self._required = required
+        self._cost = cost
+        self._in_a_row = 0
+        self._failing_since: float | None = None
+        self._not_before = -math.inf
+        self._wish: float | None = None
+        self._stop = Event()
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Run the loop in a daemon thread of its own."""
+        self._report(self.health)
+        self._thread = Thread(target=self.run, name=self.health.name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the loop to end; it is not waited for."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Turn until stopped, on multiples of the interval since the start; ticks that were missed are skipped."""
+        every = self.health.every
+        start = self._clock.now().mono
+        tick = 0
+        while not self._stop.is_set():
+            self.turn()
+            now = self._clock.now().mono
+            tick = max(tick + 1, math.ceil((max(now, self._not_before) - start) / every))
+            late = self._jitter * self._chance() * every
+            wait = start + tick * every + late - now
+            if self._wish is not None and self._not_before <= now:
+                wait = min(wait, self._wish)
+            self._stop.wait(max(0.0, wait))
+
+    def turn(self) -> None:
+        """Take one turn and book how it went."""
+        before = self._clock.now()
+        try:
+            self._wish = None
+            self._wish = self._turn()
+        except Unavailable as missing:
+            self._unavailable(missing)
+        except ReadFailed as failure:
+            self._failed(failure)
+        else:
+            self._succeeded()
+        spent = self._clock.now().mono - before.mono
+        self.health = replace(self.health, turns=self.health.turns + 1, seconds=self.health.seconds + spent)
+        self._report(self.health)
+
+    def _succeeded(self) -> None:
+        now = self._clock.now()
+        if self._failing_since is not None:
+            log.info("%s recovered after %.0f s", self.health.name, now.mono - self._failing_since)
+        elif self.health.last_success is None:
+            log.info("%s answers", self.health.name)
+        self._failing_since, self._in_a_row, self._not_before = None, 0, -math.inf
+        self.health = replace(self.health, up=True, last_success=now, error="", remedy="")
+
+    def _unavailable(self, missing: Unavailable) -> None:
+        self._not_before = self._clock.now().mono + REOPEN_SECONDS
+        self._log_change(str(missing), logging.WARNING if self._required else logging.INFO, missing.remedy)
+        up = False if self._required or self.health.up is not None else None
+        self.health = replace(self.health, up=up, error=str(missing), remedy=missing.remedy)
+
+    def _failed(self, failure: ReadFailed) -> None:
+        self._in_a_row += 1
+        now = self._clock.now().mono
+        patience = self._patience.get(failure.reason)
+        hold = patience.seconds(self._in_a_row) if patience else 0.0
+        hold *= 1 + self._jitter * self._chance()
+        self._not_before = now + max(hold, failure.retry_after or 0.0)
+        if failure.reason == "empty":  # it delays, it is no failure
+            self.health = replace(self.health, error=str(failure))
+            return
+        self._log_change(str(failure), logging.WARNING)
+        failures = dict(self.health.failures)
+        failures[failure.reason] = failures.get(failure.reason, 0) + 1
+        self.health = replace(
+            self.health, up=False, error=str(failure), remedy="", failures=tuple(sorted(failures.items()))
+        )
+
+    def _log_change(self, error: str, level: int, remedy: str = "") -> None:
+        if error != self.health.error:
+            log.log(level, "%s: %s%s", self.health.name, error, f"; {remedy}" if remedy else "")
+        if self._failing_since is None and self.health.last_success is not None:
+            self._failing_since = self._clock.now().mono

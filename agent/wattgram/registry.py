@@ -1,0 +1,89 @@
+"""The only file that names a concrete plug: four tables of dotted names, imported when opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from wattgram.ports import (
+    Clock,
+    Exporter,
+    Place,
+    Provider,
+    ProviderOptions,
+    Secret,
+    Snapshots,
+    Source,
+    SourceOptions,
+    Traits,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """Where a source is, and whether it must run in a process of its own."""
+
+    module: str
+    isolated: bool = False
+    by_default: bool = True
+
+
+# In the order in which they may keep the account of a component that several could meter.
+SOURCES = {
+    "nvml": SourceEntry("wattgram.sources.nvml", isolated=True),
+    "rapl": SourceEntry("wattgram.sources.rapl"),
+    "estimate": SourceEntry("wattgram.sources.estimate", by_default=False),
+    "synthetic": SourceEntry("wattgram.sources.synthetic", by_default=False),
+}
+# In the order of preference of `providers = ["auto"]`.
+PROVIDERS = {
+    "electricitymaps": "wattgram.providers.electricitymaps",
+    "annual": "wattgram.providers.annual",
+}
+WORKLOADS: dict[str, str] = {}
+EXPORTERS = {
+    "prometheus": "wattgram_exporters.prometheus",
+}
+
+
+class SourcePlug(Protocol):
+    """What a source's module offers."""
+
+    Options: type[SourceOptions]
+
+    def open_source(self, options: SourceOptions, clock: Clock, every: float) -> Source:
+        """Return the source, or raise Unavailable."""
+        ...
+
+
+class ProviderPlug(Protocol):
+    """What a provider's module offers."""
+
+    Options: type[ProviderOptions]
+    TRAITS: Traits
+
+    def open_provider(self, options: ProviderOptions, place: Place, secret: Secret | None, clock: Clock) -> Provider:
+        """Return the provider."""
+        ...
+
+
+def source(name: str) -> SourcePlug:
+    """Return a source's module."""
+    return cast("SourcePlug", import_module(SOURCES[name].module))
+
+
+def provider(name: str) -> ProviderPlug:
+    """Return a provider's module."""
+    return cast("ProviderPlug", import_module(PROVIDERS[name]))
+
+
+def exporter(name: str) -> Callable[..., Exporter]:
+    """Return an exporter's factory: it takes a listen address and where snapshots come from."""
+    return cast("Callable[..., Exporter]", import_module(EXPORTERS[name]).open_exporter)
+
+
+def render(name: str) -> Callable[[Snapshots], bytes]:
+    """Return an exporter's way to print one measurement."""
+    return cast("Callable[[Snapshots], bytes]", import_module(EXPORTERS[name]).render)

@@ -1,0 +1,200 @@
+"""What we ask of NVML, in our units, with its errors translated once.
+
+What a board cannot tell is None. Errors keep their number: what follows from it is the source's business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pynvml
+
+from wattgram.model import Device, State
+from wattgram.ports import ReadFailed, Unavailable
+
+MICROJOULES_PER_MILLIJOULE = 1000
+MILLIWATTS_PER_WATT = 1000.0
+NANOSECONDS_PER_SECOND = 1e9
+HEADROOM, DEFAULT_HEADROOM = 1.5, 1.2
+EVENTS_WITH_COUNTER = ("reset", "gap", "implausible", "lost")
+EVENTS_WITHOUT = ("gap", "lost")
+
+# The cumulative "time below the asked clocks" fields, nanoseconds, by name: high ids have moved between releases.
+THROTTLE_FIELDS = (
+    ("power_cap", "NVML_FI_DEV_PERF_POLICY_POWER"),
+    ("thermal", "NVML_FI_DEV_PERF_POLICY_THERMAL"),
+    ("sync_boost", "NVML_FI_DEV_PERF_POLICY_SYNC_BOOST"),
+    ("board_limit", "NVML_FI_DEV_PERF_POLICY_BOARD_LIMIT"),
+)
+FIELD_MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+
+Answer = TypeVar("Answer")
+
+
+class NvmlFailed(ReadFailed):
+    """NVML refused; `code` is its number."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message, "server", fatal=code in FATAL)
+        self.code = code
+
+
+LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED, VERSION_MISMATCH, UNKNOWN = 12, 9, 18, 999
+NOT_SUPPORTED, FUNCTION_NOT_FOUND = 3, 13
+NO_PERMISSION, GPU_IS_LOST, RESET_REQUIRED = 4, 15, 16
+# After these only a new process helps: the library in this one belongs to a driver that is gone.
+FATAL = frozenset({DRIVER_NOT_LOADED, VERSION_MISMATCH, UNKNOWN})
+ABSENT = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND})
+
+REMEDIES = {
+    LIBRARY_NOT_FOUND: (
+        "libnvidia-ml.so.1 is not on this host",
+        "with a GPU: install its driver; in a container: NVIDIA_DRIVER_CAPABILITIES=utility",
+    ),
+    DRIVER_NOT_LOADED: ("the NVIDIA driver is not loaded", "sudo modprobe nvidia"),
+    VERSION_MISMATCH: (
+        "the NVIDIA library and the loaded kernel module differ in version",
+        "reboot, or reload the nvidia modules: the driver was upgraded underneath",
+    ),
+}
+
+
+class Nvml:
+    """The binding, for one process. Handles are what `handle` returns; every call may hang."""
+
+    def open(self) -> None:
+        """Initialise NVML; raise Unavailable where this host has no working driver."""
+        # With this set NVML shows an MPS client's view, in which power is not supported.
+        os.environ.pop("NVML_MPS_DEVICE_ENUMERATION", None)
+        try:
+            _call(pynvml.nvmlInitWithFlags, pynvml.NVML_INIT_FLAG_NO_GPUS)
+        except NvmlFailed as failure:
+            message, remedy = REMEDIES.get(failure.code, (str(failure), "try: nvidia-smi"))
+            raise Unavailable(message, remedy) from failure
+
+    def close(self) -> None:
+        """Let go of the driver."""
+        _call(pynvml.nvmlShutdown)
+
+    def driver(self) -> str:
+        """Return the driver's version."""
+        return _text(_call(pynvml.nvmlSystemGetDriverVersion))
+
+    def count(self) -> int:
+        """Return the number of GPUs, those that may not be opened included."""
+        return int(_call(pynvml.nvmlDeviceGetCount))
+
+    def handle(self, index: int) -> Any:
+        """Return the handle of the GPU at an index; raise NvmlFailed."""
+        return _call(pynvml.nvmlDeviceGetHandleByIndex, index)
+
+    def uuid(self, handle: Any) -> str:
+        """Return what identifies the GPU for ever."""
+        return _text(_call(pynvml.nvmlDeviceGetUUID, handle))
+
+    def device(self, handle: Any, index: int) -> Device:
+        """Return the GPU's identity and what it can draw at most."""
+        counts = self.microjoules(handle) is not None
+        return Device(
+            "gpu",
+            self.uuid(handle),
+            name=_text(_call(pynvml.nvmlDeviceGetName, handle)),
+            index=str(index),
+            pci_bus_id=_pci_bus_id(_text(_call(pynvml.nvmlDeviceGetPciInfo, handle).busId)),
+            covers="board",
+            max_watts=_max_watts(handle),
+            events=EVENTS_WITH_COUNTER if counts else EVENTS_WITHOUT,
+        )
+
+    def microjoules(self, handle: Any) -> int | None:
+        """Return the energy counter, since the driver was loaded; None: this board has none."""
+        millijoules = _known(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
+        return None if millijoules is None else int(millijoules) * MICROJOULES_PER_MILLIJOULE
+
+    def watts(self, handle: Any) -> float | None:
+        """Return the board's power as the driver reports it; None: it does not, or it says 0."""
+        milliwatts = _known(pynvml.nvmlDeviceGetPowerUsage, handle)
+        return int(milliwatts) / MILLIWATTS_PER_WATT if milliwatts else None
+
+    def state(self, handle: Any) -> State:
+        """Return what the GPU says beside power."""
+        rates = _known(pynvml.nvmlDeviceGetUtilizationRates, handle)
+        memory = _memory(handle)
+        temperature = _known(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+        limit = _known(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        return State(
+            utilization=None if rates is None else rates.gpu / 100,
+            memory_used_bytes=None if memory is None else int(memory.used),
+            memory_total_bytes=None if memory is None else int(memory.total),
+            temperature_celsius=None if temperature is None else float(temperature),
+            power_limit_watts=int(limit) / MILLIWATTS_PER_WATT if limit else None,
+            throttled=_throttled(handle),
+        )
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what NVML answers; raise NvmlFailed with its code."""
+    try:
+        return function(*arguments)
+    except pynvml.NVMLError as error:
+        code = int(error.value)
+        raise NvmlFailed(code, f"NVML error {code} ({error}) from {function.__name__}") from error
+
+
+def _known(function: Callable[..., Answer], *arguments: Any) -> Answer | None:
+    """As `_call`, but None for what this board or this driver does not have."""
+    try:
+        answer: Answer = _call(function, *arguments)
+    except NvmlFailed as failure:
+        if failure.code in ABSENT:
+            return None
+        raise
+    return answer
+
+
+def _memory(handle: Any) -> Any:
+    """Memory without the part the driver reserves for itself, where the driver tells them apart."""
+    try:
+        memory = _known(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+    except NvmlFailed:
+        memory = None
+    return memory or _known(pynvml.nvmlDeviceGetMemoryInfo, handle)
+
+
+def _throttled(handle: Any) -> tuple[tuple[str, float], ...]:
+    fields = [(reason, getattr(pynvml, name)) for reason, name in THROTTLE_FIELDS if hasattr(pynvml, name)]
+    values = _known(pynvml.nvmlDeviceGetFieldValues, handle, [field for _, field in fields])
+    if values is None:
+        return ()
+    numbers = ((reason, _field(value)) for (reason, _), value in zip(fields, values, strict=True))
+    return tuple((reason, n / NANOSECONDS_PER_SECOND) for reason, n in numbers if n is not None)
+
+
+def _field(value: Any) -> float | None:
+    """A field's number by its own return code and type; reading another member truncates it."""
+    member = FIELD_MEMBERS.get(value.valueType)
+    if value.nvmlReturn != pynvml.NVML_SUCCESS or member is None:
+        return None
+    return float(getattr(value.value, member))
+
+
+def _max_watts(handle: Any) -> float | None:
+    """The most a board can plausibly draw: half again its highest settable limit."""
+    limits = _known(pynvml.nvmlDeviceGetPowerManagementLimitConstraints, handle)
+    default = _known(pynvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)
+    known = [int(limits[1])] if limits else []
+    if default:
+        known.append(round(DEFAULT_HEADROOM * int(default)))
+    return HEADROOM * max(known) / MILLIWATTS_PER_WATT if known else None
+
+
+def _pci_bus_id(text: str) -> str:
+    """`00000000:07:00.0` as the kernel writes it, `0000:07:00.0`."""
+    domain, colon, rest = text.lower().partition(":")
+    return f"{domain[-4:]}{colon}{rest}"
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,0 +1,218 @@
+"""The one HTTP client: every request bounded in time and size, and no credential ever carried elsewhere.
+
+`trust_env` is off (a ~/.netrc would replace our header, a proxy variable our route); redirects are off (one would
+carry the token to another host); a reply counts only when it is complete, in time and of bearable size. Timeouts per
+read let a dripping server hold a reader for ever, so a timer shuts the connection at the deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+from wattgram import __version__
+from wattgram.ports import ReadFailed
+
+MAX_BYTES = 1 << 20
+CONNECT_SECONDS = 5.0
+EXCERPT_BYTES = 200
+CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete reply."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+
+    def json(self) -> Any:
+        """Return the body as JSON; raise ReadFailed(shape). NaN and Infinity are not JSON."""
+        try:
+            return json.loads(self.body, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise ReadFailed(f"{self.url}: not JSON: {self.excerpt()}", "shape") from error
+
+    def excerpt(self) -> str:
+        """Return the beginning of the body, fit for a log line."""
+        text = self.body[:EXCERPT_BYTES].decode("utf-8", "replace")
+        return "".join(c if c.isprintable() else " " for c in text)
+
+    def retry_after(self, now: float) -> float | None:
+        """Return the seconds the server asks us to wait, from Retry-After in either form; None: it does not."""
+        return parse_retry_after(self.headers.get("Retry-After", ""), now)
+
+
+def parse_retry_after(text: str, now: float) -> float | None:
+    """Return seconds from `Retry-After: 120` or an HTTP date, at least 0, at most a day; None for anything else."""
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        seconds = float(text[:9])
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
+        except (TypeError, ValueError, IndexError, OverflowError):
+            return None
+    return min(max(seconds, 0.0), 86_400.0)
+
+
+class Fetcher:
+    """Fetches from one provider. `timeout` is the total seconds of one request, from its start to its last byte."""
+
+    def __init__(self, timeout: float, max_bytes: int = MAX_BYTES, wall: Callable[[], float] = time.time) -> None:
+        self._timeout = timeout
+        self._max_bytes = max_bytes
+        self._wall = wall
+        self._adapter = _Adapter()
+        self._session = requests.Session()
+        self._session.trust_env = False
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, self._adapter)
+        self.requests = 0
+
+    def get(self, url: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
+        """Return a complete reply of whatever status; raise ReadFailed(timeout, server or shape).
+
+        The URL in errors has no query: nothing that a caller put there can leak.
+        """
+        self.requests += 1
+        deadline = threading.Timer(self._timeout, self._adapter.cut)
+        deadline.daemon = True
+        deadline.start()
+        started = time.monotonic()
+        try:
+            reply = self._get(url, params, headers)
+        except ReadFailed:
+            raise
+        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+            late = time.monotonic() - started >= self._timeout or isinstance(error, requests.Timeout)
+            if late:
+                raise ReadFailed(f"{url}: no complete answer within {self._timeout:g} s", "timeout") from error
+            raise ReadFailed(f"{url}: {_plain(error)}", "server") from error
+        finally:
+            deadline.cancel()
+            self._adapter.forget()
+        if time.monotonic() - started >= self._timeout:  # cut short at the deadline, it may look complete
+            raise ReadFailed(f"{url}: no complete answer within {self._timeout:g} s", "timeout")
+        return reply
+
+    def _get(self, url: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
+        response = self._session.get(
+            url,
+            params=dict(params),
+            headers={
+                "User-Agent": f"wattgram/{__version__}",
+                "Accept": "application/json",
+                "Connection": "close",
+                **headers,
+            },
+            timeout=(min(CONNECT_SECONDS, self._timeout), self._timeout),
+            allow_redirects=False,
+            stream=True,
+        )
+        with contextlib.closing(response):
+            body = bytearray()
+            for chunk in response.iter_content(CHUNK_BYTES):
+                body += chunk
+                if len(body) > self._max_bytes:
+                    raise ReadFailed(f"{url}: the answer is larger than {self._max_bytes} bytes", "shape")
+            reply = Reply(response.status_code, response.headers, bytes(body), url)
+        if reply.status in (301, 302, 303, 307, 308):
+            raise ReadFailed(f"{url}: answered with a redirect ({reply.status}), which is not followed", "shape")
+        return reply
+
+    def close(self) -> None:
+        """Close kept connections."""
+        self._session.close()
+
+
+class _Adapter(HTTPAdapter):
+    """Keeps hold of the sockets in use, so that the deadline can shut them."""
+
+    def __init__(self) -> None:
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._late = False
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _pools(self)
+
+    def add(self, opened: socket.socket | None) -> None:
+        with self._lock:
+            if opened is not None:
+                self._open.append(opened)
+            late = self._late
+        if late:
+            self.cut()
+
+    def cut(self) -> None:
+        """Shut every socket, whatever it waits for; the reader sees an end."""
+        with self._lock:
+            self._late = True
+            for opened in self._open:
+                with contextlib.suppress(OSError):
+                    # A TLS socket's own shutdown would speak TLS first: shut what is under it.
+                    socket.socket.shutdown(opened, socket.SHUT_RDWR)
+
+    def forget(self) -> None:
+        with self._lock:
+            self._open.clear()
+            self._late = False
+
+
+def _pools(adapter: _Adapter) -> dict[str, type[HTTPConnectionPool]]:
+    class _Plain(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            adapter.add(self.sock)
+
+    class _Tls(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            adapter.add(self.sock)
+
+    class _PlainPool(HTTPConnectionPool):
+        ConnectionCls = _Plain
+
+    class _TlsPool(HTTPSConnectionPool):
+        ConnectionCls = _Tls
+
+    return {"http": _PlainPool, "https": _TlsPool}
+
+
+def _plain(error: Exception) -> str:
+    """The innermost cause in a few words: the outer ones repeat the URL, and with it the query."""
+    seen: BaseException = error
+    while seen.__cause__ or seen.__context__ or getattr(seen, "reason", None) or _inner(seen):
+        inner = getattr(seen, "reason", None) or _inner(seen) or seen.__cause__ or seen.__context__
+        if not isinstance(inner, BaseException) or inner is seen:
+            break
+        seen = inner
+    if isinstance(seen, OSError) and seen.strerror:
+        return seen.strerror
+    return type(seen).__name__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    return next((a for a in error.args if isinstance(a, BaseException)), None)
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")

@@ -1,0 +1,87 @@
+"""What /proc says of the machine and of our own processes."""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from wattgram.model import Cost
+from wattgram.ports import ReadFailed
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTimes:
+    """Jiffies since boot, all processors together."""
+
+    busy: int
+    idle: int
+
+
+def cpu_times(proc: Path) -> CpuTimes:
+    """Return the machine's processor time from `<proc>/stat`; raise ReadFailed.
+
+    Guest time is inside user time already (proc(5)), so it is not added.
+    """
+    text = _read(proc / "stat")
+    fields = text.split("\n", 1)[0].split()
+    if len(fields) < 8 or fields[0] != "cpu" or not all(f.isdigit() for f in fields[1:8]):  # noqa: PLR2004
+        raise ReadFailed(f"{proc}/stat: no line of processor times", "shape")
+    user, nice, system, idle, iowait, irq, softirq = (int(f) for f in fields[1:8])
+    steal = int(fields[8]) if len(fields) > 8 else 0  # noqa: PLR2004
+    return CpuTimes(busy=user + nice + system + irq + softirq + steal, idle=idle + iowait)
+
+
+def memory_total_bytes(proc: Path) -> int:
+    """Return the machine's memory from `<proc>/meminfo`; raise ReadFailed."""
+    for line in _read(proc / "meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    raise ReadFailed(f"{proc}/meminfo: no MemTotal", "shape")
+
+
+def cpu_identity(proc: Path) -> dict[str, str]:
+    """Return the first processor's `vendor_id`, `model name` and the like; empty where /proc/cpuinfo has none."""
+    found: dict[str, str] = {}
+    for line in _read(proc / "cpuinfo").splitlines():
+        name, colon, value = line.partition(":")
+        if not colon and found:
+            break
+        found.setdefault(name.strip(), value.strip())
+    return found
+
+
+def own_cost() -> Cost:
+    """Return what this process used so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    virtual, resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[:2]
+    page = resource.getpagesize()
+    return Cost(
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        resident_bytes=int(resident) * page,
+        virtual_bytes=int(virtual) * page,
+        open_fds=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+        max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        start_time=_start_time(),
+    )
+
+
+@cache
+def _start_time() -> float:
+    """Unix seconds of this process's start: proc(5), field 22 of stat, after the name that may hold anything."""
+    ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    boot = next(
+        int(line.split()[1])
+        for line in Path("/proc/stat").read_text(encoding="ascii").splitlines()
+        if line.startswith("btime")
+    )
+    return boot + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ReadFailed(f"{path}: {error.strerror}", "server") from error

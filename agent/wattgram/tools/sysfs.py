@@ -1,0 +1,40 @@
+"""Small kernel files: read anew at each call, parsed apart from reading."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from wattgram.ports import ReadFailed
+
+# What a sysfs attribute holds at most is one page.
+PAGE_BYTES = 4096
+
+
+def read_text(path: Path) -> str:
+    """Return a small file's text without surrounding white space; raise ReadFailed naming the file and the cause.
+
+    A refusal comes on open or on read; both are the same news.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            content = file.read(PAGE_BYTES)
+    except PermissionError as error:
+        raise ReadFailed(f"{path}: permission denied", "auth") from error
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "error")
+        raise ReadFailed(f"{path}: {name} ({error.strerror})", "server") from error
+    return (content or b"").decode("utf-8", "replace").strip()
+
+
+def read_count(path: Path) -> int:
+    """Return a file's whole number, 0 or more; raise ReadFailed, also for anything else than a number."""
+    text = read_text(path)
+    return parse_count(text, str(path))
+
+
+def parse_count(text: str, place: str) -> int:
+    """Return the whole number a text consists of; raise ReadFailed naming the place."""
+    if not text.isascii() or not text.isdigit():
+        raise ReadFailed(f"{place}: expected a whole number, got {text[:40]!r}", "shape")
+    return int(text)
