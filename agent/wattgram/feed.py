@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from wattgram.tariff import Tariff
 
 # A value for a new interval is asked for this long after the old one's end, up to twice as long by chance.
 NEWS_SECONDS = 5.0
+
+log = logging.getLogger("wattgram")
 
 
 class Claims:
@@ -92,7 +95,8 @@ class SourceFeed:
 
     def cost(self) -> Cost | None:
         """Return what the source's own process used; None: it has none, or does not say."""
-        return self.source.cost() if isinstance(self.source, Costly) else None
+        source: object = self.source
+        return source.cost() if isinstance(source, Costly) else None
 
     def close(self) -> None:
         """Let go of the source."""
@@ -139,6 +143,7 @@ class ProviderFeed:
         self._clock = clock
         self._keep = keep
         self._chance = chance
+        self._said = ""
 
     def __call__(self) -> float | None:
         """Take one turn and return how soon there will be news: a little after the newest value's own end.
@@ -149,8 +154,17 @@ class ProviderFeed:
         now = self._clock.now().wall
         self._tariff.learn(self._name, fetched, now)
         self._keep(self._name, fetched)
+        self._tell(fetched)
         end = max((i.end for i in fetched), default=now)
         return end - now + NEWS_SECONDS * (1 + self._chance()) if end > now else None
+
+    def _tell(self, fetched: Sequence[Intensity]) -> None:
+        """Log what a provider's figures are, when that changes; not the figures."""
+        for i in fetched[-1:]:
+            said = f"{i.zone}, {i.basis}, {i.factor}, {i.boundary}; {i.source}"
+            if said != self._said:
+                log.info("%s prices with %g g/kWh: %s", self._name, i.grams_per_kwh, said)
+            self._said = said
 
     def close(self) -> None:
         """Let go of the provider's connections."""

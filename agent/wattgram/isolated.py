@@ -329,6 +329,7 @@ class _Child:
 
 def main() -> None:
     """Serve one source over standard input and output until the parent goes."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent blocks what only its main thread may hear
     # Libraries print where they like: what they say goes to standard error, the pipe is ours alone.
     output = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)

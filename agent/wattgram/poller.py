@@ -35,8 +35,9 @@ class Poller:
     A turn may return the seconds after which it would like the next one, if that is sooner than the next tick. It may
     raise ReadFailed (next time may work) or Unavailable (asked again in ten minutes); anything else is a
     bug and ends the process. `patience` says per reason how long to hold off after failures; a reason that is not
-    in it waits for the next tick. `jitter` is the largest part of an interval by which a turn may come late. `required`:
-    the user asked for it by name. `cost` says what the plug's own process used.
+    in it waits for the next tick. `jitter` is the largest part of an interval by which a turn may come late.
+    `missing` is told when a plug that the user asked for by name is not there at all. `cost` says what the plug's own
+    process used.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Poller:
         patience: Mapping[str, Patience] | None = None,
         jitter: float = 0.0,
         chance: Callable[[], float] = random.random,
-        required: bool = False,
+        missing: Callable[[Unavailable], None] | None = None,
         cost: Callable[[], Cost | None] = lambda: None,
     ) -> None:
         self.health = health
@@ -59,7 +60,7 @@ class Poller:
         self._patience = patience or {}
         self._jitter = jitter
         self._chance = chance
-        self._required = required
+        self._missing = missing
         self._cost = cost
         self._in_a_row = 0
         self._failing_since: float | None = None
@@ -120,8 +121,11 @@ class Poller:
 
     def _unavailable(self, missing: Unavailable) -> None:
         self._not_before = self._clock.now().mono + REOPEN_SECONDS
-        self._log_change(str(missing), logging.WARNING if self._required else logging.INFO, missing.remedy)
-        up = False if self._required or self.health.up is not None else None
+        if self._missing is not None and self.health.last_success is None:
+            self._missing(missing)
+        else:
+            self._log_change(str(missing), logging.INFO, missing.remedy)
+        up = None if self.health.up is None else False
         self.health = replace(self.health, up=up, error=str(missing), remedy=missing.remedy)
 
     def _failed(self, failure: ReadFailed) -> None:

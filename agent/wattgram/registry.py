@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, cast
 
+from wattgram.model import Snapshot
 from wattgram.ports import (
     Clock,
     Exporter,
@@ -14,7 +15,6 @@ from wattgram.ports import (
     Provider,
     ProviderOptions,
     Secret,
-    Snapshots,
     Source,
     SourceOptions,
     Traits,
@@ -84,6 +84,6 @@ def exporter(name: str) -> Callable[..., Exporter]:
     return cast("Callable[..., Exporter]", import_module(EXPORTERS[name]).open_exporter)
 
 
-def render(name: str) -> Callable[[Snapshots], bytes]:
-    """Return an exporter's way to print one measurement."""
-    return cast("Callable[[Snapshots], bytes]", import_module(EXPORTERS[name]).render)
+def renderer(name: str, form: str) -> Callable[[Snapshot], bytes]:
+    """Return an exporter's way to print one snapshot, in one of its forms."""
+    return cast("Callable[[Snapshot], bytes]", import_module(EXPORTERS[name]).RENDERERS[form])

@@ -84,8 +84,9 @@ class Tariff:
         """Return what is known at that time, for those who show it."""
         newest = []
         for rung in self.rungs:
-            current = [i for i in self._books[rung.provider].actual if i.start <= wall][-1:]
-            newest.extend(current)
+            current = _newest_begun(self._books[rung.provider].actual, wall)
+            if current is not None and wall < current.end + rung.hold:
+                newest.append(current)
         return Grid(self.zone, self.factor, self.at(wall), tuple(newest))
 
     def _changes(self, start: float, end: float) -> list[float]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wattgram.model import Intensity
 from wattgram.ports import Clock, NetworkOptions, Place, ReadFailed, Secret, Traits
-from wattgram.tools.fetch import Fetcher, Reply
 from wattgram.tools.replies import parse_grams, parse_time, refusal
+
+if TYPE_CHECKING:
+    from wattgram.tools.fetch import Fetcher, Reply
 
 TRAITS = Traits(
     every=300.0,
@@ -37,6 +39,9 @@ class Options(NetworkOptions):
 
 def open_provider(options: Options, place: Place, secret: Secret | None, clock: Clock) -> ElectricityMaps:
     """Return the provider; `secret` None: it is asked without a token, and will refuse."""
+    # Imported here: a chain that never asks anybody does not carry an HTTP client.
+    from wattgram.tools.fetch import Fetcher  # noqa: PLC0415
+
     fetcher = Fetcher(options.timeout, wall=lambda: clock.now().wall)
     return ElectricityMaps(options.base_url, place, secret, clock, fetcher)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 
 from wattgram.ports import ReadFailed
-from wattgram.tools.fetch import Reply
+
+if TYPE_CHECKING:
+    from wattgram.tools.fetch import Reply
 
 # An all-coal grid is at about 1200 g/kWh; this leaves room and still catches lb/MWh and kg/MWh slips.
 MOST_GRAMS_PER_KWH = 3000.0

@@ -1,0 +1,5 @@
+"""`python -m wattgram` is `wattgram`."""
+
+from wattgram.cli import main
+
+main()

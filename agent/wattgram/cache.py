@@ -1,0 +1,75 @@
+"""What providers said, kept in a file, so that a restart does not begin without a price."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+
+import msgspec
+
+from wattgram.model import Intensity
+from wattgram.ports import Place
+
+KEEP = 200
+
+log = logging.getLogger("wattgram")
+
+
+class _Kept(msgspec.Struct):
+    """The file's content: values by provider, for one zone and one kind of factor."""
+
+    zone: str
+    factor: str
+    values: dict[str, list[Intensity]]
+
+
+class Cache:
+    """One file, replaced whole; a file that cannot be read or written is said once and does without."""
+
+    def __init__(self, path: Path, place: Place) -> None:
+        self._path = path
+        self._lock = Lock()
+        self._error = ""
+        self._kept = _Kept(place.zone, place.factor, {})
+
+    def load(self) -> dict[str, list[Intensity]]:
+        """Return what was kept for this place; nothing when there is no such file or it is damaged."""
+        try:
+            kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("the cache of intensities %s is not used: %s", self._path, error)
+            return {}
+        if (kept.zone, kept.factor) != (self._kept.zone, self._kept.factor):
+            return {}
+        self._kept = kept
+        return kept.values
+
+    def keep(self, provider: str, intensities: Sequence[Intensity]) -> None:
+        """Add a provider's newest values to the file."""
+        with self._lock:
+            by_start = {i.start: i for i in (*self._kept.values.get(provider, ()), *intensities)}
+            self._kept.values[provider] = [by_start[start] for start in sorted(by_start)][-KEEP:]
+            self._write(msgspec.json.encode(self._kept))
+
+    def _write(self, content: bytes) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = self._path.with_suffix(".new")
+            with fresh.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+        except OSError as error:
+            if str(error) != self._error:
+                log.warning("the cache of intensities cannot be written: %s; a restart will begin without", error)
+            self._error = str(error)
+        else:
+            if self._error:
+                log.info("the cache of intensities is written again")
+            self._error = ""

@@ -1,0 +1,177 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wattgram import __version__, config, doctor, logs, registry
+from wattgram.app import BAD_CONFIG, GOOD, MISSING, App
+from wattgram.clock import SystemClock
+from wattgram.ports import ConfigError, ReadFailed, Unavailable
+
+ONCE_SECONDS = 1.0
+
+
+def main() -> None:
+    """Run the command that the arguments name, and leave with its exit code."""
+    arguments = _parser().parse_args()
+    try:
+        code = arguments.command(arguments)
+    except ConfigError as error:
+        print(f"wattgram: {error}", file=sys.stderr)
+        code = BAD_CONFIG
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = GOOD
+    sys.exit(code)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Meter what is found, until told to stop."""
+    settings = _load(arguments)
+    logs.set_up(settings.log.level, settings.log.format)
+    return App(settings, SystemClock(), os.environ).run(lambda: _load(arguments))
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Show the same pipeline over invented hardware, on loopback only."""
+    listen = arguments.listen or "127.0.0.1:14044"
+    host = listen.rpartition(":")[0].strip("[]")
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        raise ConfigError(f"--listen {listen}: the demonstration listens on loopback only; its joules are invented")
+    arguments.listen = listen
+    arguments.zone = arguments.zone or "FR"
+    arguments.only = {f"sources.{name}.enabled": name == "synthetic" for name in registry.SOURCES}
+    settings = _load(arguments)
+    logs.set_up(settings.log.level, settings.log.format)
+    print(f"wattgram demo: invented hardware, every joule labelled synthetic: http://{listen}/", file=sys.stderr)
+    return App(settings, SystemClock(), os.environ).run(lambda: _load(arguments))
+
+
+def once(arguments: argparse.Namespace) -> int:
+    """Print one measurement and leave."""
+    settings = _load(arguments)
+    logs.set_up("warning", settings.log.format)
+    app = App(settings, SystemClock(), os.environ)
+    app.learn_prices()
+    failures = _turn(app)
+    time.sleep(ONCE_SECONDS)  # a power needs two readings of a counter
+    _turn(app)
+    for feed in app.feeds.values():
+        feed.close()
+    snapshot = app.ledger.snapshot()
+    write = sys.stdout.buffer.write
+    write(registry.renderer("prometheus", arguments.format)(snapshot))
+    sys.stdout.flush()
+    for name, failure in failures.items():
+        print(f"wattgram: {name}: {failure}", file=sys.stderr)
+    wanted = {name for name in failures if settings.sources[name].enabled}
+    return MISSING if wanted or not snapshot.devices else GOOD
+
+
+def intensity(arguments: argparse.Namespace) -> int:
+    """Print what each provider of the chain says of the grid now."""
+    settings = _load(arguments)
+    logs.set_up("warning", settings.log.format)
+    if not settings.carbon.zone:
+        raise ConfigError("carbon.zone is not set; give one with --zone, such as --zone FR")
+    return doctor.show_intensity(settings, SystemClock())
+
+
+def examine(arguments: argparse.Namespace) -> int:
+    """Try everything on this host, and say what is missing and how to mend it."""
+    settings = _load(arguments)
+    logs.set_up("error", settings.log.format)
+    return doctor.examine(settings, SystemClock(), os.environ, as_json=arguments.json)
+
+
+def show_config(arguments: argparse.Namespace) -> int:
+    """Print every value in force and where it comes from."""
+    rows = list(config.effective(_load(arguments)))
+    width = max(len(f"{key} = {value}") for key, value, _ in rows)
+    for key, value, origin in rows:
+        print(f"{f'{key} = {value}':<{min(width, 72)}}  # {origin}")
+    return GOOD
+
+
+def check_config(arguments: argparse.Namespace) -> int:
+    """Say whether a configuration can be used."""
+    arguments.config = arguments.file or arguments.config
+    settings = _load(arguments)
+    App(settings, SystemClock(), os.environ)
+    print(f"{settings.file or 'the defaults'}: good")
+    return GOOD
+
+
+def version(arguments: argparse.Namespace) -> int:
+    """Print the versions."""
+    del arguments
+    print(f"wattgram {__version__}, Python {platform.python_version()}")
+    return GOOD
+
+
+def _turn(app: App) -> dict[str, str]:
+    failures: dict[str, str] = {}
+    for name, feed in app.feeds.items():
+        try:
+            feed()
+        except Unavailable as missing:
+            failures[name] = f"{missing}; {missing.remedy}"
+        except ReadFailed as failure:
+            failures[name] = str(failure)
+    return failures
+
+
+def _load(arguments: argparse.Namespace) -> config.Config:
+    flags: dict[str, Any] = {
+        "web.listen": getattr(arguments, "listen", None),
+        "carbon.zone": getattr(arguments, "zone", None),
+        "log.level": getattr(arguments, "log_level", None),
+        "log.format": getattr(arguments, "log_format", None),
+        **getattr(arguments, "only", {}),
+    }
+    path = getattr(arguments, "config", None)
+    return config.load(Path(path) if path else None, os.environ, flags)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wattgram",
+        description="A live power meter for training servers: watts in, grams out.",
+        epilog="Exit codes: 0 good, 1 bug, 2 configuration, 3 something asked for by name is not there.",
+    )
+    parser.add_argument("--version", action="version", version=f"wattgram {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help=f"configuration (default: {config.DEFAULT_FILE}, if there)")
+    common.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    common.add_argument("--log-format", metavar="FORMAT", help="logfmt or json")
+    zone = argparse.ArgumentParser(add_help=False)
+    zone.add_argument("--zone", metavar="ZONE", help="the grid's zone, such as FR or US-CAL-CISO")
+    listen = argparse.ArgumentParser(add_help=False)
+    listen.add_argument("--listen", metavar="ADDR", help="HOST:PORT to serve on")
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        text = (command.__doc__ or "").strip()
+        added = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
+        added.set_defaults(command=command)
+        return added
+
+    add("run", run, zone, listen)
+    add("demo", demo, zone, listen)
+    add("once", once, zone).add_argument("--format", choices=("prometheus", "json"), default="prometheus")
+    add("doctor", examine, zone, listen).add_argument("--json", action="store_true", help="for programs")
+    add("intensity", intensity, zone)
+    add("config", show_config, zone, listen)
+    add("check-config", check_config).add_argument("file", nargs="?", metavar="FILE")
+    add("version", version)
+    return parser

@@ -1,0 +1,157 @@
+"""Tries each plug on this host and says exactly what is missing and how to mend it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from wattgram.app import GOOD, MISSING, Link, chain, enabled_sources, source_opener
+from wattgram.config import Config, state_directory
+from wattgram.model import Intensity, Sample
+from wattgram.ports import Clock, ReadFailed, Unavailable
+
+FINE, ABSENT, BROKEN = "ok", "missing", "failed"
+MARKS = {FINE: "✓", ABSENT: "·", BROKEN: "✗"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was tried. `required`: its absence is an error, since it was asked for by name."""
+
+    what: str
+    state: str
+    detail: str
+    remedy: str = ""
+    required: bool = False
+
+
+def examine(config: Config, clock: Clock, environ: Mapping[str, str], *, as_json: bool) -> int:
+    """Print the findings; return 0, or 3 when something asked for by name is not there or nothing is metered."""
+    findings = [
+        *_sources(config, clock, environ),
+        *_providers(config, clock),
+        *_host(config, environ),
+    ]
+    if as_json:
+        print(json.dumps([asdict(f) for f in findings], indent=1, ensure_ascii=False))
+    else:
+        for finding in findings:
+            print(f"{MARKS[finding.state]} {finding.what}: {finding.detail}")
+            if finding.remedy:
+                print(f"    → {finding.remedy}")
+    metered = any(f.what.startswith("source ") and f.state == FINE for f in findings)
+    wanting = any(f.required and f.state != FINE for f in findings)
+    return GOOD if metered and not wanting else MISSING
+
+
+def show_intensity(config: Config, clock: Clock) -> int:
+    """Print what each provider says; return 0 when one of them prices."""
+    links, remarks = chain(config)
+    priced = False
+    for link in links:
+        try:
+            said = _asked(link, config, clock)
+        except ReadFailed as failure:
+            print(f"{link.name}: {failure}")
+            continue
+        for intensity in said:
+            prices = not priced and (link.named or intensity.factor == config.carbon.factor)
+            priced = priced or prices
+            print(f"{_described(intensity)}{'   ← prices' if prices else ''}")
+    for remark in remarks:
+        print(f"({remark})")
+    return GOOD if priced else MISSING
+
+
+def _sources(config: Config, clock: Clock, environ: Mapping[str, str]) -> Iterator[Finding]:
+    for name in enabled_sources(config):
+        what, required = f"source {name}", bool(config.sources[name].enabled)
+        source = None
+        try:
+            source = source_opener(name, config, clock, environ)()
+            yield Finding(what, FINE, _seen(source.read()), required=required)
+        except Unavailable as missing:
+            yield Finding(what, ABSENT, str(missing), missing.remedy, required)
+        except ReadFailed as failure:
+            yield Finding(what, BROKEN, str(failure), "", required)
+        finally:
+            if source is not None:
+                source.close()
+
+
+def _seen(sample: Sample) -> str:
+    found = [f"{r.device.id} ({r.device.name}, by {'counter' if r.counter else 'power'})" for r in sample.readings]
+    lost = [f"{f.device.id}: {f.reason}" for f in sample.failed]
+    return f"{len(found)} devices: " + ", ".join(found) + ("; not answering: " + ", ".join(lost) if lost else "")
+
+
+def _providers(config: Config, clock: Clock) -> Iterator[Finding]:
+    links, remarks = chain(config)
+    for link in links:
+        what = f"provider {link.name}"
+        try:
+            said = _asked(link, config, clock)
+        except ReadFailed as failure:
+            yield Finding(what, BROKEN, str(failure), _advice(failure, link), link.named)
+        else:
+            yield Finding(what, FINE, "; ".join(_described(i) for i in said), required=link.named)
+    for remark in remarks:
+        name, _, rest = remark.partition(": ")
+        detail, _, remedy = rest.partition("; ")
+        yield Finding(f"carbon, {name}", ABSENT, detail, remedy)
+
+
+def _advice(failure: ReadFailed, link: Link) -> str:
+    origin = link.secret.origin if link.secret else "nowhere"
+    return {
+        "auth": f"check the token (from {origin})",
+        "plan": "the provider's plan does not cover this; choose another provider",
+        "zone": "check carbon.zone against the provider's list of zones",
+        "timeout": "is the API reachable from this host?",
+    }.get(failure.reason, "")
+
+
+def _asked(link: Link, config: Config, clock: Clock) -> tuple[Intensity, ...]:
+    provider = link.open(config, clock)
+    try:
+        return tuple(provider.fetch())
+    finally:
+        provider.close()
+
+
+def _described(i: Intensity) -> str:
+    begun = datetime.fromtimestamp(i.start, tz=timezone.utc)
+    when = i.edition or begun.strftime("%Y-%m-%d %H:%M UTC")
+    how = f"{i.basis}, {i.factor}, {i.boundary}, for {when}"
+    return f"{i.provider}: {i.grams_per_kwh:g} g/kWh in {i.zone}, {how}; {i.source}"
+
+
+def _host(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
+    host, _, port = config.web.listen.rpartition(":")
+    try:
+        socket.create_server(
+            (host.strip("[]"), int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ).close()
+        yield Finding("web.listen", FINE, f"{config.web.listen} is free")
+    except OSError as error:
+        detail = f"{config.web.listen}: {error.strerror}"
+        yield Finding("web.listen", ABSENT, detail, "perhaps the daemon runs already: that is fine")
+    if config.carbon.zone:
+        yield _cache_file(config, environ)
+
+
+def _cache_file(config: Config, environ: Mapping[str, str]) -> Finding:
+    path = Path(config.carbon.cache_file or state_directory(environ) / "intensities.json")
+    nearest = next((p for p in path.parents if p.exists()), Path("/"))
+    with suppress(OSError):
+        if os.access(nearest, os.W_OK):
+            return Finding("carbon.cache_file", FINE, f"{path} can be written")
+    return Finding(
+        "carbon.cache_file", ABSENT, f"{path} cannot be written", "set carbon.cache_file, or run as a service"
+    )

@@ -1,0 +1,205 @@
+"""A small HTTP server with bounds: one event loop in one daemon thread, h11 to parse, GET and HEAD only.
+
+A connection that has sent no full request holds a socket and nothing else. At most MOST_CLIENTS at a time, the one
+that has waited longest is closed for a new one; a request must be complete, and an answer taken, within a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import parse_qs, urlsplit
+
+import h11
+
+from wattgram.ports import ConfigError
+
+MOST_CLIENTS = 512
+MOST_HEADER_BYTES = 16_384
+MOST_BODY_BYTES = 65_536
+REQUEST_SECONDS = 5.0
+IDLE_SECONDS = 90.0
+ANSWER_SECONDS = 10.0
+BACKLOG = 256
+
+log = logging.getLogger("wattgram")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked, as far as we care."""
+
+    method: str
+    path: str
+    query: Mapping[str, list[str]]
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is answered."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Server:
+    """Answers requests on one address with `answer`, which must be quick and may be called from the loop's thread."""
+
+    def __init__(self, listen: str, answer: Callable[[Request], Response]) -> None:
+        self._listen = listen
+        self._answer = answer
+        self._socket: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._clients: dict[asyncio.StreamWriter, None] = {}
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Take the address and serve it; raise ConfigError when it cannot be had."""
+        host, _, port = self._listen.rpartition(":")
+        host = host.strip("[]")
+        try:
+            self._socket = socket.create_server(
+                (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+            )
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f'web.listen = "{self._listen}": {getattr(error, "strerror", None) or error}; '
+                "stop what listens there, or give another address with --listen"
+            ) from error
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the address and every connection, within half a second."""
+        loop = self._loop
+        if loop is not None and self._thread is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                loop.call_soon_threadsafe(self._end)
+            self._thread.join(0.5)
+        if self._socket is not None:
+            self._socket.close()
+
+    def _run(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        server = await asyncio.start_server(self._client, sock=self._socket, limit=MOST_HEADER_BYTES)
+        async with server:
+            await asyncio.Event().wait()
+
+    def _end(self) -> None:
+        for writer in self._clients:
+            writer.transport.abort()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._clients) >= MOST_CLIENTS:
+            next(iter(self._clients)).transport.abort()
+        self._clients[writer] = None
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEADER_BYTES)
+        try:
+            while await self._exchange(connection, reader, writer):
+                self._clients[writer] = self._clients.pop(writer)  # it was active: it waits longest last
+                connection.start_next_cycle()
+        except (OSError, asyncio.TimeoutError, h11.LocalProtocolError):
+            pass  # they left, or took too long; there is nobody to tell
+        finally:
+            self._clients.pop(writer, None)
+            writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+
+    async def _exchange(
+        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Take one request and answer it; return whether the connection may take another."""
+        try:
+            first = await asyncio.wait_for(reader.read(MOST_HEADER_BYTES), IDLE_SECONDS)
+            connection.receive_data(first)
+            request = await asyncio.wait_for(_request(connection, reader), REQUEST_SECONDS)
+        except h11.RemoteProtocolError as error:
+            response = Response(error.error_status_hint or 400, b"bad request\n")
+            request = None
+        else:
+            if request is None:
+                return False
+            response = self._respond(request)
+        _send(connection, writer, request, response)
+        await asyncio.wait_for(writer.drain(), ANSWER_SECONDS)
+        return connection.our_state is h11.DONE and connection.their_state is h11.DONE
+
+    def _respond(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return Response(405, b"GET and HEAD only\n", {"Allow": "GET, HEAD"})
+        try:
+            return self._answer(request)
+        except Exception:
+            # A stranger's request must not end the meter, whatever it found: the one place where a bug is survived.
+            log.exception("bug: no answer to %s %s", request.method, request.path[:80])
+            return Response(500, b"internal error, see the log\n")
+
+
+async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
+    """Return the next complete request; None when the other side has left."""
+    head: h11.Request | None = None
+    body = 0
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await reader.read(MOST_HEADER_BYTES))
+        elif isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += len(event.data)
+            if body > MOST_BODY_BYTES:
+                raise h11.RemoteProtocolError("too large a body", error_status_hint=413)
+        elif isinstance(event, h11.EndOfMessage) and head is not None:
+            return _parsed(head)
+        else:
+            return None
+
+
+def _parsed(head: h11.Request) -> Request:
+    target = head.target.decode("ascii", "replace")
+    try:
+        parts = urlsplit(target)
+        query = parse_qs(parts.query, max_num_fields=100)
+    except ValueError as error:
+        raise h11.RemoteProtocolError("bad target", error_status_hint=400) from error
+    headers = {name.decode("ascii", "replace"): value.decode("latin-1") for name, value in head.headers}
+    return Request(head.method.decode("ascii", "replace"), parts.path, query, headers)
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase
+
+
+def _send(
+    connection: h11.Connection, writer: asyncio.StreamWriter, request: Request | None, response: Response
+) -> None:
+    if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        return
+    headers = [
+        ("Content-Length", str(len(response.body))),
+        ("X-Content-Type-Options", "nosniff"),
+        *response.headers.items(),
+    ]
+    if "Content-Type" not in response.headers:
+        headers.append(("Content-Type", "text/plain; charset=utf-8"))
+    if request is None:
+        headers.append(("Connection", "close"))
+    head = connection.send(h11.Response(status_code=response.status, reason=_phrase(response.status), headers=headers)) or b""
+    body = response.body if request is None or request.method != "HEAD" else b""
+    data = connection.send(h11.Data(data=body)) if body else b""
+    end = connection.send(h11.EndOfMessage())
+    writer.write(head + (data or b"") + (end or b""))

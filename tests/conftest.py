@@ -1,0 +1,143 @@
+"""What every test shares: golden files, acceptance lines and their table, and no silent skip in continuous integration.
+
+@pytest.mark.accept("2.3", "a GPU that falls off the bus is named, the others count")
+def test_...(seconds, report):
+    run_for(seconds(3, 600))      # 3 s in `make test`, 600 s in `make accept`
+    report("0 J lost in 600 s")   # appears in the table at the end
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+EXCUSE = "needs a real"  # the one reason to skip that continuous integration accepts: hardware it cannot have
+
+
+@dataclass
+class Line:
+    """One row of the acceptance table."""
+
+    line: str
+    text: str
+    outcome: str = "passed"
+    seconds: float = 0.0
+    note: str = ""
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Take in one of a test's three phases: the worst counts, their times add up."""
+        self.seconds += report.duration
+        self.note = str(dict(report.user_properties).get("measured", self.note))
+        if report.outcome != "passed":
+            self.outcome = report.outcome
+
+
+LINES = pytest.StashKey[dict[str, Line]]()
+
+
+def accept_full() -> bool:
+    """Whether acceptance lines run at full length (`make accept`)."""
+    return os.environ.get("WATTGRAM_ACCEPT") == "full"
+
+
+def is_ci() -> bool:
+    """Whether a skipped test counts as failed."""
+    return os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update` rewrites golden files instead of comparing them."""
+    parser.addoption("--update", action="store_true", help="rewrite the golden files")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Announce the marker and lay out the table."""
+    config.addinivalue_line("markers", "accept(line, text): an acceptance line: its number and what it promises")
+    config.stash[LINES] = {}
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Return a comparison, byte for byte, of `tests/golden/NAME` with a text; `--update` rewrites the file first."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update"):
+            path.write_bytes(text.encode())
+        expected = path.read_bytes().decode()
+        assert expected == text
+
+    return compare
+
+
+@pytest.fixture
+def seconds() -> Callable[[float, float], float]:
+    """Return a choice between a short length for every run and the full one for `make accept`."""
+    return lambda short, full: full if accept_full() else short
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Return a pen that writes what was measured into the acceptance table."""
+    return lambda text: request.node.user_properties.append(("measured", text))
+
+
+# --- no silent skip -------------------------------------------------------------------------------
+
+
+def reason(outcome: pytest.TestReport | pytest.CollectReport) -> str:
+    """Return why something was skipped."""
+    told = outcome.longrepr[2] if isinstance(outcome.longrepr, tuple) else str(outcome.longrepr)
+    return told.removeprefix("Skipped: ")
+
+
+def fail_unexcused(outcome: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure, unless its reason is the excuse or it is an expected failure."""
+    if is_ci() and outcome.skipped and not hasattr(outcome, "wasxfail") and not reason(outcome).startswith(EXCUSE):
+        outcome.longrepr = f"skipped under CI=true, where only '{EXCUSE} …' excuses: {reason(outcome)}"
+        outcome.outcome = "failed"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Judge a module that skips itself."""
+    outcome = yield
+    fail_unexcused(outcome)
+    return outcome
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Judge a skipped test, and note an acceptance line."""
+    outcome = yield
+    fail_unexcused(outcome)
+    if marker := item.get_closest_marker("accept"):
+        item.config.stash[LINES].setdefault(item.nodeid, Line(*marker.args, **marker.kwargs)).add(outcome)
+    return outcome
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def natural(line: Line) -> list[tuple[int, str]]:
+    """Order 2.10 after 2.9."""
+    return [(int(number or 0), word) for number, word in re.findall(r"(\d+)|(\D+)", line.line)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the acceptance table, if any of its lines ran."""
+    lines = sorted(config.stash[LINES].values(), key=natural)
+    if not lines:
+        return
+    terminalreporter.section(f"acceptance, {'full length' if accept_full() else 'shortened'}")
+    for line in lines:
+        note = f" · {line.note}" if line.note else ""
+        good = {"green": True} if line.outcome == "passed" else {"red": True}
+        terminalreporter.write(f"{line.line:<6}{line.outcome:<8}", **good)
+        terminalreporter.write_line(f"{line.seconds:8.1f} s  {line.text}{note}")
