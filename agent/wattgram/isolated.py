@@ -253,7 +253,7 @@ class _Child:
             self._reply(deadline, seconds)
             self._owed = False
         try:
-            _write(self._input, msgspec.msgpack.encode(request))
+            _write(self._input, msgspec.msgpack.encode(request, enc_hook=float))
         except OSError as error:
             raise ReadFailed(f"the reading process is gone ({self._ending()})", "server") from error
         self._owed = True
@@ -363,9 +363,14 @@ def _bug(caught: threading.ExceptHookArgs) -> None:
 
 def _opened(request: Open) -> Source:
     plug = import_module(request.plug)
-    options = msgspec.convert({**request.options, "interval": None}, plug.Options)
+    options = msgspec.convert({**request.options, "interval": None}, plug.Options, dec_hook=_seconds)
     source: Source = plug.open_source(options, SystemClock(), request.every)
     return source
+
+
+def _seconds(kind: type[Any], value: object) -> Any:
+    """Durations travel as plain numbers."""
+    return kind(value)
 
 
 def _listen(requests: queue.Queue[bytes]) -> None:

@@ -187,6 +187,8 @@ class Ledger:
         account.state = reading.state
         account.read_at = reading.at
         account.watts = reading.watts
+        for reason, _ in reading.state.throttled if reading.state else ():
+            account.throttled.setdefault(reason, 0.0)
 
     def _open(self, device: Device, entry: Entry) -> _DeviceAccount:
         """Open a device's account, and at 0 all that its joules will flow through, so that `increase()` sees them."""

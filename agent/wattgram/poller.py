@@ -107,7 +107,9 @@ class Poller:
         else:
             self._succeeded()
         spent = self._clock.now().mono - before.mono
-        self.health = replace(self.health, turns=self.health.turns + 1, seconds=self.health.seconds + spent)
+        self.health = replace(
+            self.health, turns=self.health.turns + 1, seconds=self.health.seconds + spent, child=self._cost()
+        )
         self._report(self.health)
 
     def _succeeded(self) -> None:

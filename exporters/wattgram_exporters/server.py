@@ -180,10 +180,6 @@ def _parsed(head: h11.Request) -> Request:
     return Request(head.method.decode("ascii", "replace"), parts.path, query, headers)
 
 
-def _phrase(status: int) -> str:
-    return HTTPStatus(status).phrase
-
-
 def _send(
     connection: h11.Connection, writer: asyncio.StreamWriter, request: Request | None, response: Response
 ) -> None:
@@ -198,7 +194,8 @@ def _send(
         headers.append(("Content-Type", "text/plain; charset=utf-8"))
     if request is None:
         headers.append(("Connection", "close"))
-    head = connection.send(h11.Response(status_code=response.status, reason=_phrase(response.status), headers=headers)) or b""
+    phrase = HTTPStatus(response.status).phrase
+    head = connection.send(h11.Response(status_code=response.status, reason=phrase, headers=headers)) or b""
     body = response.body if request is None or request.method != "HEAD" else b""
     data = connection.send(h11.Data(data=body)) if body else b""
     end = connection.send(h11.EndOfMessage())
