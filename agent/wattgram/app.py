@@ -53,17 +53,12 @@ class Link:
     name: str
     named: bool
     secret: Secret | None
+    rung: Rung
 
     def open(self, config: Config, clock: Clock) -> Provider:
         """Return the provider."""
         place = Place(config.carbon.zone, config.carbon.factor)
         return registry.provider(self.name).open_provider(config.providers[self.name], place, self.secret, clock)
-
-    @property
-    def rung(self) -> Rung:
-        """What the tariff must know of it."""
-        traits = registry.provider(self.name).TRAITS
-        return Rung(self.name, traits.hold, traits.bases, self.named)
 
 
 def chain(config: Config) -> tuple[tuple[Link, ...], tuple[str, ...]]:
@@ -81,7 +76,9 @@ def chain(config: Config) -> tuple[tuple[Link, ...], tuple[str, ...]]:
         for name in registry.PROVIDERS if wanted == AUTO else (wanted,):
             traits, secret = registry.provider(name).TRAITS, config.secrets.get(name)
             if not traits.needs_token or secret is not None:
-                links.setdefault(name, Link(name, wanted != AUTO, secret))
+                hold = config.providers[name].hold or traits.hold
+                rung = Rung(name, float(hold), traits.bases, named=wanted != AUTO)
+                links.setdefault(name, Link(name, wanted != AUTO, secret, rung))
             elif wanted == AUTO:
                 remarks.append(f"{name}: not asked, it has no token; {traits.token_help}")
             else:

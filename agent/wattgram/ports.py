@@ -178,9 +178,13 @@ class SourceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ProviderOptions:
-    """What every provider's table knows; `every` is the seconds between fetches (None: the provider's own)."""
+    """What every provider's table knows; None is the provider's own.
+
+    `every`: time between fetches; `hold`: how long its newest value may price after its own end.
+    """
 
     every: Seconds | None = None
+    hold: Seconds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ TRAITS = Traits(
     bases=("live", "estimated", "held"),
     needs_token=True,
     token_help="get a token at https://portal.electricitymaps.com and name its file: "  # noqa: S106 - where, not what
-    '[carbon.electricitymaps] token_file = "…"',
+    '[carbon.electricitymaps] token_file = "FILE"',
 )
 
 STEP_SECONDS = {"hourly": 3600.0, "15_minutes": 900.0, "5_minutes": 300.0}
