@@ -9,7 +9,7 @@ from html import escape
 from wattgram.model import DeviceTotals, Health, Intensity, Snapshot, grams, joules
 from wattgram_exporters.families import is_fresh
 
-JOULES_PER_KWH = 3.6e6
+JOULES_PER_KWH, JOULES_PER_WH = 3.6e6, 3600.0
 REFRESH_SECONDS = 5
 SYNTHETIC, ESTIMATED = "synthetic", "estimated"
 
@@ -35,7 +35,8 @@ tr:first-child th{border-top:0;color:var(--soft);font-weight:500;font-size:.85re
 .tag{background:var(--tag);border-radius:1rem;padding:.05rem .6rem;font-size:.8rem;white-space:nowrap}
 .tag.warn{background:var(--warnbg);color:var(--warn)}
 ul{padding-left:1.1rem;margin:.25rem 0}li{margin:.3rem 0}code{font-size:.9em;overflow-wrap:anywhere}
-a{color:var(--good)}nav a{margin-right:1rem}
+a{color:var(--good)}nav a{margin-right:1rem}td.long{white-space:normal;min-width:16rem}
+@media(max-width:40rem){.name{display:none}}
 """
 
 
@@ -113,25 +114,35 @@ def _devices(snapshot: Snapshot) -> str:
     rows = "".join(_row(d, snapshot) for d in snapshot.devices)
     if not rows:
         return ""
-    columns = (("device", ""), ("", ""), ("power", "n"), ("energy", "n"), ("CO₂e", "n"), ("metered by", ""), ("", ""))
+    columns = (
+        ("device", ""),
+        ("", "name"),
+        ("power", "n"),
+        ("energy", "n"),
+        ("CO₂e", "n"),
+        ("metered by", ""),
+        ("", ""),
+    )
     head = "".join(f'<th class="{style}">{name}</th>' for name, style in columns)
     return f'<h2>Metered</h2><div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
 
 
 def _row(d: DeviceTotals, snapshot: Snapshot) -> str:
     fresh = is_fresh(d, snapshot)
+    largest = max(joules(other.microjoules) for other in snapshot.devices)
+    heaviest = max(grams(other.carbon) for other in snapshot.devices)
     name = f"GPU {d.device.index}" if d.device.component == "gpu" else d.device.id
     power = f"{d.watts:,.1f} W" if fresh and d.watts is not None else '<span class="tag warn">no reading</span>'
     limit = d.state.power_limit_watts if d.state and fresh else None
     if limit and d.watts is not None and fresh:
         power += f' <span class="soft">/ {limit:,.0f}</span>'
-    mass = " ".join(_mass(grams(d.carbon))) if snapshot.grid else ""
+    mass = " ".join(_mass(grams(d.carbon), heaviest)) if snapshot.grid else ""
     quality = d.device.quality
     tag = "tag" if quality == "measured" else "tag warn"
-    energy = " ".join(_energy(joules(d.microjoules)))
+    energy = " ".join(_energy(joules(d.microjoules), largest))
     unmetered = f"{d.unmetered_seconds:,.0f} s not metered" if d.unmetered_seconds >= 1 else ""
     return (
-        f'<tr><td title="{escape(d.device.id)}">{escape(name)}</td><td class="soft">{escape(d.device.name)}</td>'
+        f'<tr><td title="{escape(d.device.id)}">{escape(name)}</td><td class="soft name">{escape(d.device.name)}</td>'
         f'<td class="n">{power}</td><td class="n">{energy}</td><td class="n">{mass}</td>'
         f'<td><span class="{tag}">{quality}</span> {escape(d.method)}</td><td class="soft">{unmetered}</td></tr>'
     )
@@ -156,7 +167,7 @@ def _grid(snapshot: Snapshot) -> str:
     rows = "".join(
         f"<tr><td>{escape(i.provider)}</td><td>{escape(i.zone)}</td><td class='n'>{i.grams_per_kwh:,.1f} g/kWh</td>"
         f"<td><span class='tag'>{i.basis}</span> {i.factor}, {i.boundary}</td>"
-        f"<td class='soft'>{escape(i.source)}</td></tr>"
+        f"<td class='soft long'>{escape(i.source)}</td></tr>"
         for i in snapshot.grid.known
     )
     head = "<tr><th>provider</th><th>zone</th><th class='n'>says</th><th>how</th><th>data</th></tr>"
@@ -170,20 +181,23 @@ def _provenance(price: Intensity, snapshot: Snapshot) -> str:
     return f"{price.zone}, {price.basis}, {price.factor}, by {price.provider}; for the interval begun {age} ago"
 
 
-def _energy(value: float) -> tuple[str, str]:
-    if value >= JOULES_PER_KWH / 10:
-        return f"{value / JOULES_PER_KWH:,.2f}", "kWh"
-    if value >= 3600:  # noqa: PLR2004 - one watt-hour
-        return f"{value / 3600:,.1f}", "Wh"
-    return f"{value:,.0f}", "J"
+def _energy(value: float, largest: float | None = None) -> tuple[str, str]:
+    """Joules for people, in the unit that fits the largest of the figures it stands among."""
+    if (value if largest is None else largest) >= JOULES_PER_KWH:
+        return _figure(value / JOULES_PER_KWH), "kWh"
+    return _figure(value / JOULES_PER_WH), "Wh"
 
 
-def _mass(value: float) -> tuple[str, str]:
-    if value >= 1000:  # noqa: PLR2004 - one kilogram
-        return f"{value / 1000:,.2f}", "kg"
-    if value >= 1:
-        return f"{value:,.1f}", "g"
-    return f"{value * 1000:,.1f}", "mg"
+def _mass(value: float, heaviest: float | None = None) -> tuple[str, str]:
+    """Grams for people, as `_energy`."""
+    for size, unit in ((1000.0, "kg"), (1.0, "g")):
+        if (value if heaviest is None else heaviest) >= size:
+            return _figure(value / size), unit
+    return _figure(value * 1000), "mg"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.2f}" if value < 10 else f"{value:,.1f}"  # noqa: PLR2004 - three figures are enough
 
 
 def _duration(seconds: float) -> str:

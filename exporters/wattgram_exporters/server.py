@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -71,7 +72,7 @@ class Server:
             )
         except (OSError, OverflowError) as error:
             raise ConfigError(
-                f'web.listen = "{self._listen}": {getattr(error, "strerror", None) or error}; '
+                f'web.listen = "{self._listen}": {_cause(error)}; '
                 "stop what listens there, or give another address with --listen"
             ) from error
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -147,6 +148,12 @@ class Server:
             # A stranger's request must not end the meter, whatever it found: the one place where a bug is survived.
             log.exception("bug: no answer to %s %s", request.method, request.path[:80])
             return Response(500, b"internal error, see the log\n")
+
+
+def _cause(error: Exception) -> str:
+    """The plain words of an error number: the library adds the address, which stands there already."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number and number > 0 else str(error)
 
 
 async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
