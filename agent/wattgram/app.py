@@ -22,7 +22,7 @@ from wattgram.ledger import Ledger
 from wattgram.meter import Meter
 from wattgram.model import Constants, Health, Reload
 from wattgram.poller import Patience, Poller
-from wattgram.ports import Clock, ConfigError, Exporter, Place, Provider, Secret, Source, Unavailable
+from wattgram.ports import Clock, ConfigError, Exporter, Place, Provider, Secret, Source, Traits, Unavailable
 from wattgram.tariff import Rung, Tariff
 from wattgram.tools.procfs import own_cost
 
@@ -74,16 +74,30 @@ def chain(config: Config) -> tuple[tuple[Link, ...], tuple[str, ...]]:
         remarks.append('carbon.zone is WORLD, the world\'s average; say where this server stands, such as zone = "FR"')
     for wanted in config.carbon.providers:
         for name in registry.PROVIDERS if wanted == AUTO else (wanted,):
-            traits, secret = registry.provider(name).TRAITS, config.secrets.get(name)
-            if not traits.needs_token or secret is not None:
-                hold = config.providers[name].hold or traits.hold
-                rung = Rung(name, float(hold), traits.bases, named=wanted != AUTO)
-                links.setdefault(name, Link(name, wanted != AUTO, secret, rung))
-            elif wanted == AUTO:
-                remarks.append(f"{name}: not asked, it has no token; {traits.token_help}")
-            else:
-                raise ConfigError(f"carbon.providers names {name}, which has no token; {traits.token_help}")
+            named, traits = wanted != AUTO, registry.provider(name).TRAITS
+            obstacle = _obstacle(name, config)
+            if obstacle and named:
+                raise ConfigError(f"carbon.providers names {name}, but {obstacle}")
+            if not obstacle:
+                rung = Rung(name, float(config.providers[name].hold or traits.hold), traits.bases, named=named)
+                links.setdefault(name, Link(name, named, config.secrets.get(name), rung))
+            elif _covers(traits, config.carbon.zone):
+                remarks.append(f"{name}: not asked, {obstacle}")
     return tuple(links.values()), tuple(remarks)
+
+
+def _covers(traits: Traits, zone: str) -> bool:
+    return not traits.zones or zone in traits.zones
+
+
+def _obstacle(name: str, config: Config) -> str:
+    """Why a provider cannot be asked about the zone; empty when it can."""
+    traits = registry.provider(name).TRAITS
+    if not _covers(traits, config.carbon.zone):
+        return f"it knows only {', '.join(traits.zones)}; carbon.zone is {config.carbon.zone}"
+    if traits.needs_token and name not in config.secrets:
+        return f"it has no token; {traits.token_help}"
+    return ""
 
 
 def enabled_sources(config: Config) -> Iterator[str]:

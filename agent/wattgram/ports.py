@@ -152,13 +152,14 @@ class Traits:
     """What the house must know of a provider before it is opened.
 
     `every`: seconds between fetches; `hold`: seconds its newest value may be held after its own end; `bases`: how it
-    can know an intensity; `network`: it asks somebody else; `needs_token`: it cannot be asked without a credential,
-    and `token_help` says where one is had.
+    can know an intensity; `zones`: those it knows (empty: any); `network`: it asks somebody else; `needs_token`: it
+    cannot be asked without a credential, and `token_help` says where one is had.
     """
 
     every: float
     hold: float
     bases: tuple[str, ...]
+    zones: tuple[str, ...] = ()
     network: bool = True
     needs_token: bool = False
     token_help: str = ""
