@@ -23,10 +23,10 @@ NO_METRICS = {"wattgram_exporters"}
 def full_snapshot() -> model.Snapshot:
     """A snapshot in which every family has something to say."""
     at = model.Instant(10.0, 1000.0)
-    device = model.Device("gpu", "GPU-1", name="card", index="0", events=("reset",))
+    device = model.Device("gpu", "GPU-1", name="card", index="0", events=("reset",), uncertainty=(("counter", 0.05),))
     state = model.State(0.5, 1, 2, 40.0, 700.0, (("power_cap", 1.0),))
     totals = model.DeviceTotals(
-        device, "nvml", 1.0, "counter", "570", at, 100.0, state, 1, 1, 0.0, (("reset", 0),), (("power_cap", 0.0),)
+        device, "nvml", 1.0, "counter", "570", at, 100.0, state, 1, 1, 0.0, (("reset", 0),), (("power_cap", 0.0),), 1.0
     )
     intensity = model.Intensity("FR", "annual", 0.0, 2000.0, 44.0, "annual", "lifecycle")
     cost = model.Cost(1.0, 2, 3, 4, 5, 6.0)

@@ -216,7 +216,7 @@ def test_unmetered_seconds_and_events_are_counted(house: House) -> None:
 
     totals = house.device()
 
-    assert (10.0, {"gap": 1, "lost": 1, "reset": 0}) == (totals.unmetered_seconds, dict(totals.events))
+    assert (10.0, {"gap": 0, "lost": 1, "reset": 0}) == (totals.unmetered_seconds, dict(totals.events))
 
 
 def test_a_source_that_gives_nothing_makes_its_devices_unmetered(house: House) -> None:

@@ -193,13 +193,15 @@ def test_a_counter_goes_on_after_a_silence_longer_than_its_wrap() -> None:
     assert [(300.0, 301.0, 100 * JOULE, "counter")] == energies(advance)
 
 
-def test_a_counter_that_stands_still_books_zero() -> None:
-    """Zero is a measurement: the time is covered."""
+def test_a_counter_that_stands_still_is_waited_for() -> None:
+    """It may move yet: nothing is booked meanwhile, neither 0 J nor a gap, and then all of it."""
     meter = meter_after(read(0.0, 10.0))
 
-    advance = give(meter, read(1.0, 10.0))
+    standing = give(meter, read(1.0, 10.0))
+    moving = give(meter, read(2.0, 30.0))
 
-    assert ([(0.0, 1.0, 0, "counter")], []) == (energies(advance), gaps(advance))
+    assert ([], []) == (energies(standing), gaps(standing))
+    assert [(0.0, 2.0, 20 * JOULE, "counter")] == energies(moving)
 
 
 # --- resets and implausible steps -------------------------------------------------------------------

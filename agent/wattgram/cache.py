@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from wattgram.model import Intensity
 from wattgram.ports import Place
 
 KEEP = 200
+MOST_GRAMS_PER_KWH = 3000.0
 
 log = logging.getLogger("wattgram")
 
@@ -24,6 +26,11 @@ class _Kept(msgspec.Struct):
     zone: str
     factor: str
     values: dict[str, list[Intensity]]
+
+
+def _makes_sense(i: Intensity) -> bool:
+    """Whether a value from a file that anybody may have written can be one."""
+    return math.isfinite(i.start) and i.start < i.end and 0 <= i.grams_per_kwh <= MOST_GRAMS_PER_KWH
 
 
 class Cache:
@@ -41,18 +48,20 @@ class Cache:
             kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             log.warning("the cache of intensities %s is not used: %s", self._path, error)
             return {}
         if (kept.zone, kept.factor) != (self._kept.zone, self._kept.factor):
             return {}
+        kept.values = {name: [i for i in values if _makes_sense(i)] for name, values in kept.values.items()}
         self._kept = kept
         return kept.values
 
     def keep(self, provider: str, intensities: Sequence[Intensity]) -> None:
         """Add a provider's newest values to the file."""
         with self._lock:
-            by_start = {i.start: i for i in (*self._kept.values.get(provider, ()), *intensities)}
+            known = (i for i in intensities if i.basis != "forecast")
+            by_start = {i.start: i for i in (*self._kept.values.get(provider, ()), *known)}
             self._kept.values[provider] = [by_start[start] for start in sorted(by_start)][-KEEP:]
             self._write(msgspec.json.encode(self._kept))
 

@@ -16,6 +16,8 @@ from wattgram.tariff import Tariff
 
 # A value for a new interval is asked for this long after the old one's end, up to twice as long by chance.
 NEWS_SECONDS = 5.0
+# A machine whose clocks differ by more than this since the last turn was suspended meanwhile.
+SLEPT_SECONDS = 1.0
 
 log = logging.getLogger("wattgram")
 
@@ -43,6 +45,12 @@ class Claims:
         with self._lock:
             if source in self._order:
                 self._delivers[source] = frozenset()
+
+    def kept_by_others(self, source: str) -> frozenset[str]:
+        """Return the components that some other source delivers."""
+        with self._lock:
+            others = (delivered for name, delivered in self._delivers.items() if name != source)
+            return frozenset[str]().union(*others) if source in self._order else frozenset()
 
     def keeps(self, source: str, component: str) -> bool:
         """Whether this source's readings of this component are booked."""
@@ -75,10 +83,15 @@ class SourceFeed:
         self._claims = claims
         self._clock = clock
         self._given_up: set[str] = set()
+        self._asleep = clock.asleep()
         self.source: Source | None = None
 
     def __call__(self) -> None:
         """Take one turn; raise Unavailable or ReadFailed."""
+        asleep = self._clock.asleep()
+        if asleep - self._asleep > SLEPT_SECONDS:
+            self._meter.slept()
+        self._asleep = asleep
         try:
             if self.source is None:
                 self.source = self._opener()
@@ -88,10 +101,13 @@ class SourceFeed:
             self._lost(str(missing))
             raise
         except ReadFailed as failure:
+            self._claims.outcome(self._name, frozenset())
             self._accountant.missed(self._clock.now(), str(failure))
             raise
         self._claims.outcome(self._name, frozenset(r.device.component for r in sample.readings))
         self._accountant.receive(self._kept(sample))
+        if sample.failed and not sample.readings:
+            raise ReadFailed(sample.failed[0].reason, "timeout")
 
     def cost(self) -> Cost | None:
         """Return what the source's own process used; None: it has none, or does not say."""
@@ -107,7 +123,9 @@ class SourceFeed:
         if self.source is not None:
             self.source.close()
             self.source = None
-            self._accountant.missed(self._clock.now(), reason)
+        for component in self._claims.kept_by_others(self._name):
+            self._meter.forget(component)  # should it return, it must not book what the other has booked
+        self._accountant.missed(self._clock.now(), reason)
 
     def _kept(self, sample: Sample) -> Sample:
         """The sample without the components that another source meters."""
@@ -155,7 +173,7 @@ class ProviderFeed:
         self._tariff.learn(self._name, fetched, now)
         self._keep(self._name, fetched)
         self._tell(fetched)
-        end = max((i.end for i in fetched), default=now)
+        end = max((i.end for i in fetched if i.basis != "forecast"), default=now)
         return end - now + NEWS_SECONDS * (1 + self._chance()) if end > now else None
 
     def _tell(self, fetched: Sequence[Intensity]) -> None:

@@ -60,6 +60,7 @@ class _DeviceAccount:
     unmetered_seconds: float = 0.0
     events: dict[str, int] = field(default_factory=dict)
     throttled: dict[str, float] = field(default_factory=dict)
+    crosscheck: float | None = None
 
     def totals(self) -> DeviceTotals:
         return DeviceTotals(
@@ -76,6 +77,7 @@ class _DeviceAccount:
             self.unmetered_seconds,
             tuple(sorted(self.events.items())),
             tuple(sorted(self.throttled.items())),
+            self.crosscheck,
         )
 
 
@@ -124,6 +126,9 @@ class Ledger:
                 self._show(entry, reading)
             for device, method in entry.advance.methods:
                 self._devices[device].method = method
+                self._devices[device].crosscheck = None
+            for device, ratio in entry.advance.crosschecks:
+                self._devices[device].crosscheck = ratio
             for charge in entry.charges:
                 self._charge(charge)
             self._witness(entry.advance)
@@ -182,6 +187,8 @@ class Ledger:
         account = self._devices.get(reading.device)
         if account is None:
             account = self._open(reading.device, entry)
+        if account.read_at is not None and reading.at.mono <= account.read_at.mono:
+            return  # a late one: what is shown is newer
         account.device = reading.device
         account.driver = reading.driver
         account.state = reading.state

@@ -1,8 +1,13 @@
-"""Two readings become energy: by counter or by trapezoid, with every wrap, reset and gap accounted for."""
+"""Two readings become energy: by counter, by the driver's own samples or by trapezoid; every second is booked once.
+
+Each device has a point in time up to which all is booked, as energy or as a gap. From there on its power is integrated
+as far as it is known without a break, whatever the method: the integral bridges what a counter cannot say (a reset, an
+impossible step, a standstill), checks what it does say, and stands in for it while it is not believed.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wattgram.model import (
     MICROJOULES_PER_JOULE,
@@ -18,9 +23,14 @@ from wattgram.model import (
     Sample,
     Throttle,
 )
+from wattgram.trust import Trust
 
-# A counter moves in steps of up to 100 ms (measurement notes A.7): what it shows may run ahead of the interval.
+# A counter moves in steps of up to 100 ms: what it shows may run ahead of the interval.
 COUNTER_STEP_SECONDS = 0.2
+# A counter that stands still while power is drawn, or at all where power is not known, for so long is stuck.
+STUCK_SECONDS, FROZEN_SECONDS = 10.0, 60.0
+# After these a counter does not go on: the time is unmetered at once.
+FOR_GOOD = frozenset({"lost", "suspended"})
 
 
 def counted(old: Counter, new: Counter) -> int | None:
@@ -51,27 +61,81 @@ def wraps_unknown(counter: Counter, seconds: float, max_watts: float | None) -> 
     return seconds * max_watts * MICROJOULES_PER_JOULE >= counter.wraps_at
 
 
-def method_of(reading: Reading) -> str:
-    """How the next delta of this device will be obtained, as far as one reading tells."""
-    if reading.device.quality == "estimated":
-        return "estimate"
-    return "counter" if reading.counter is not None else "power"
+@dataclass(slots=True)
+class _Integral:
+    """Power integrated from where all is booked up to `upto`; `joules` None: broken, nothing is known."""
+
+    upto: float
+    watts: float | None
+    joules: float | None = 0.0
+    method: str = "power"
+
+    def extend(self, new: Reading, max_gap: float) -> None:
+        """Carry it on to a reading: by the samples of its trace, else by a line to its power."""
+        trace = [point for point in new.trace if point[0] > self.upto]
+        if trace and trace[0][0] - self.upto <= max_gap:
+            self.method = "samples"
+            for at, watts in trace:
+                self._add(watts * (at - self.upto))
+                self.upto, self.watts = at, watts
+            return
+        seconds = new.at.mono - self.upto
+        if self.watts is None or new.watts is None or seconds > max_gap:
+            self.joules = None
+        else:
+            self._add((self.watts + new.watts) / 2 * seconds)
+        self.method = "power"
+        self.upto, self.watts = new.at.mono, new.watts
+
+    def reach(self, mono: float) -> None:
+        """Carry it on by what is left to an instant, at the newest power: less than a sample's length."""
+        if self.watts is not None and mono > self.upto:
+            self._add(self.watts * (mono - self.upto))
+            self.upto = mono
+
+    def restart(self) -> None:
+        """Begin anew where it has come to."""
+        self.joules, self.method = 0.0, "power"
+
+    @property
+    def microjoules(self) -> int | None:
+        """What it came to; None when it was broken."""
+        return None if self.joules is None else round(self.joules * MICROJOULES_PER_JOULE)
+
+    def _add(self, joules: float) -> None:
+        if self.joules is not None:
+            self.joules += joules
 
 
 @dataclass(slots=True)
 class _Memory:
-    """What the meter remembers of one device. Every second up to `covered` is booked, as energy or as a gap."""
+    """What the meter remembers of one device: all is booked up to `covered`."""
 
     covered: Instant
     counted: Reading | None
-    powered: Reading | None
-    throttled: dict[str, float]
-    failing: bool = False
+    integral: _Integral
+    trust: Trust
+    throttled: dict[str, float] = field(default_factory=dict)
+    known: bool = True
+    stuck: bool = False
+    told: str = ""
+
+    @property
+    def bridges(self) -> bool:
+        """Whether a counter may yet tell what was used since."""
+        return self.counted is not None and self.trust.believed
+
+    def settle(self, at: Instant) -> None:
+        """Note that all is booked up to there."""
+        self.covered = at
+        self.integral.restart()
 
 
 class Meter:
-    """One source's memory. `max_gap` (seconds) bounds a trapezoid; a counter may bridge up to `bridge` seconds
-    of failed readings before their time is declared unmetered.
+    """One source's memory.
+
+    `max_gap` (seconds) bounds a line between two powers; a counter may bridge up to `bridge` seconds of failed
+    readings before their time is declared unmetered.
     """
 
     def __init__(self, max_gap: float, bridge: float = 600.0) -> None:
@@ -80,105 +144,160 @@ class Meter:
         self._memories: dict[Device, _Memory] = {}
 
     def advance(self, sample: Sample) -> Advance:
-        """Return what happened since the last sample; the first reading of a device books nothing."""
+        """Return what happened since the last sample; the first reading of a device books nothing.
+
+        A device that was read before and is not mentioned counts as one that did not answer.
+        """
         books = _Books()
+        silent = dict.fromkeys(self._memories)
         for reading in sample.readings:
+            silent.pop(reading.device, None)
             self._read(reading, books)
         for failure in sample.failed:
+            silent.pop(failure.device, None)
             self._failed(failure, sample.at, books)
+        for device in silent:
+            self._failed(Failure(device, "it is not shown any more"), sample.at, books)
         return books.close()
 
     def missed(self, at: Instant, reason: str) -> Advance:
         """Return what it means that the whole source gave nothing this turn."""
-        books = _Books()
-        for device in self._memories:
-            self._failed(Failure(device, reason), at, books)
-        return books.close()
+        return self.advance(Sample(at, failed=tuple(Failure(device, reason) for device in self._memories)))
 
     def forget(self, component: str) -> None:
         """Drop what is remembered of a component that is now metered elsewhere."""
         for device in [d for d in self._memories if d.component == component]:
             del self._memories[device]
 
+    def slept(self) -> None:
+        """Note that the machine was suspended: no counter and no line reaches across."""
+        for memory in self._memories.values():
+            memory.counted, memory.integral.joules, memory.integral.watts = None, None, None
+
     def _read(self, new: Reading, books: _Books) -> None:
         memory = self._memories.get(new.device)
         if memory is None:
-            self._memories[new.device] = _Memory(
-                covered=new.at,
-                counted=new if new.counter is not None else None,
-                powered=new if new.watts is not None else None,
-                throttled=dict(new.state.throttled) if new.state else {},
-            )
-            books.methods[new.device] = method_of(new)
+            self._memories[new.device] = _first(new)
+            books.methods[new.device] = _method(self._memories[new.device], new)
             return
         if new.at.mono <= memory.covered.mono:
             return  # a duplicate or a late one: its time is booked already
-        books.methods[new.device] = self._book(memory, new, books)
-        memory.covered = new.at
-        memory.failing = False
-        memory.powered = new if new.watts is not None else None
-        if new.counter is not None:
-            memory.counted = new
         self._throttle(memory, new, books)
+        if new.counter is None and new.watts is None and not new.trace:
+            self._failed(Failure(new.device, "neither counter nor power"), new.at, books)
+            return
+        for kind in new.events:
+            books.event(new.device, kind)
+        memory.integral.extend(new, self._max_gap)
+        if memory.counted is not None and memory.counted.at == memory.covered and new.counter and memory.trust.believed:
+            self._by_counter(memory, memory.counted, new, books)
+        else:
+            self._by_power(memory, new, books)
+        memory.known, memory.told = True, ""
+        books.methods[new.device] = _method(memory, new)
+        ratio = memory.trust.ratio()
+        if ratio is not None:
+            books.crosschecks[new.device] = ratio
 
-    def _book(self, memory: _Memory, new: Reading, books: _Books) -> str:
-        """Book the stretch from `memory.covered` to `new` once, and return the method that did it."""
-        old = memory.counted
-        if old is not None and old.counter and new.counter and old.at == memory.covered:
-            return self._by_counter(memory, old, new, books)
-        return self._by_power(memory, new, books)
-
-    def _by_counter(self, memory: _Memory, old: Reading, new: Reading, books: _Books) -> str:
+    def _by_counter(self, memory: _Memory, old: Reading, new: Reading, books: _Books) -> None:
         assert old.counter is not None
         assert new.counter is not None
         seconds = new.at.mono - old.at.mono
         ceiling = new.device.max_watts
-        if wraps_unknown(new.counter, seconds, ceiling):
-            return books.gap(memory, new, "longer than a wrap of its counter")
         energy = counted(old.counter, new.counter)
-        if energy is not None and is_plausible(energy, seconds, ceiling):
+        if wraps_unknown(new.counter, seconds, ceiling):
+            books.gap(memory, new.at, new.device, "longer than a wrap of its counter")
+        elif energy == 0:
+            self._standing_still(memory, new, books)
+            return
+        elif energy is None or not is_plausible(energy, seconds, ceiling):
+            self._bridged(memory, old.counter, new, books)
+        else:
             if new.counter.microjoules < old.counter.microjoules:
                 books.event(new.device, "wrap")
-            return books.delta(memory, new, energy, "counter")
-        books.event(new.device, "reset" if energy is None or new.counter.wraps_at else "implausible")
-        if self._integrable(memory, new):
-            return self._by_power(memory, new, books)
-        # Some of the interval is known: what the counter gained since it restarted. The rest is not.
-        if energy is None and is_plausible(new.counter.microjoules, seconds, ceiling):
-            books.delta(memory, new, new.counter.microjoules, "counter")
-        books.gap(memory, new, "the counter restarted")
-        return "counter"
+            if memory.integral.microjoules is not None:
+                memory.integral.reach(new.at.mono)
+                memory.trust.compare(old.at.mono, new.at.mono, energy, memory.integral.microjoules)
+            books.delta(memory, new.at, new.device, energy, "counter")
+        memory.counted, memory.stuck = new, False
 
-    def _integrable(self, memory: _Memory, new: Reading) -> bool:
-        old = memory.powered
-        return (
-            old is not None
-            and new.watts is not None
-            and old.at == memory.covered
-            and new.at.mono - old.at.mono <= self._max_gap
-        )
+    def _standing_still(self, memory: _Memory, new: Reading, books: _Books) -> None:
+        """Nothing is booked while a counter stands still: it may yet move. In the end it is called stuck."""
+        drawn = memory.integral.microjoules
+        seconds = new.at.mono - memory.covered.mono
+        if seconds < (STUCK_SECONDS if drawn else FROZEN_SECONDS) and not memory.stuck:
+            return
+        if not memory.stuck:
+            books.event(new.device, "stuck")
+        if drawn:
+            memory.trust.doubt()
+            self._by_power(memory, new, books)
+        else:
+            memory.stuck = True
+            books.gap(memory, new.at, new.device, "its counter stands still", event=False)
+            memory.counted = new
 
-    def _by_power(self, memory: _Memory, new: Reading, books: _Books) -> str:
-        old = memory.powered
-        if not self._integrable(memory, new) or old is None or old.watts is None or new.watts is None:
-            return books.gap(memory, new, "no reading that a line may be drawn from")
-        energy = trapezoid(old.watts, new.watts, new.at.mono - old.at.mono)
-        return books.delta(memory, new, energy, "power")
+    def _bridged(self, memory: _Memory, old: Counter, new: Reading, books: _Books) -> None:
+        """A counter that fell, or leapt: power bridges it; else what it gained since its restart, and a gap."""
+        assert new.counter is not None
+        fell = new.counter.microjoules < old.microjoules
+        books.event(new.device, "reset" if fell else "implausible")
+        if not fell:
+            memory.trust.implausible(new.at.mono)
+        if memory.integral.microjoules is not None:
+            memory.integral.reach(new.at.mono)
+            books.delta(memory, new.at, new.device, memory.integral.microjoules, memory.integral.method)
+            return
+        seconds = new.at.mono - memory.covered.mono
+        gained = new.counter.microjoules
+        if fell and is_plausible(gained, seconds, new.device.max_watts):
+            # Some of the interval is known, at its end; how long it took is at least what full power would need.
+            least = gained / MICROJOULES_PER_JOULE / new.device.max_watts if new.device.max_watts else seconds / 2
+            since = new.at.mono - min(max(least, seconds / 1000), seconds / 2)
+            books.gap(memory, _back(new.at, since), new.device, "the counter restarted")
+            books.delta(memory, new.at, new.device, gained, "counter")
+        else:
+            books.gap(memory, new.at, new.device, "the counter restarted")
+
+    def _by_power(self, memory: _Memory, new: Reading, books: _Books) -> None:
+        """Book the integral, and let a counter that is not believed show whether it may be."""
+        old = memory.counted
+        drawn = memory.integral.microjoules
+        if drawn is None:
+            books.gap(memory, new.at, new.device, "no reading that a line may be drawn from", event=memory.known)
+            memory.integral.upto, memory.integral.watts = new.at.mono, new.watts
+        elif new.counter is None:
+            books.delta(memory, _back(new.at, memory.integral.upto), new.device, drawn, memory.integral.method)
+        else:
+            memory.integral.reach(new.at.mono)
+            drawn = memory.integral.microjoules or 0
+            self._try(memory, old, new, drawn)
+            books.delta(memory, new.at, new.device, drawn, memory.integral.method)
+        memory.counted = new if new.counter is not None else old
+
+    def _try(self, memory: _Memory, old: Reading | None, new: Reading, drawn: int) -> None:
+        """Compare a counter that is not believed with the power of the same stretch."""
+        if memory.trust.believed or old is None or old.counter is None or new.counter is None:
+            return
+        energy = counted(old.counter, new.counter)
+        if energy is not None and old.at == memory.covered:
+            memory.trust.compare(old.at.mono, new.at.mono, energy, drawn)
 
     def _failed(self, failure: Failure, at: Instant, books: _Books) -> None:
         memory = self._memories.get(failure.device)
         if memory is None or at.mono <= memory.covered.mono:
             return
-        if not memory.failing and failure.event:
+        if failure.event and failure.event != memory.told:
             books.event(failure.device, failure.event)
-        memory.failing = True
-        patience = self._max_gap if memory.counted is None else self._bridge
-        if at.mono - memory.covered.mono <= patience and (memory.counted or memory.powered):
+            memory.told = failure.event
+        patience = self._bridge if memory.bridges else self._max_gap
+        if failure.event in FOR_GOOD:
+            patience = 0.0
+        if memory.known and at.mono - memory.covered.mono <= patience:
             return  # a counter, or a short line, may still cover this time
-        if memory.counted or memory.powered:
-            books.event(failure.device, "gap")
-        books.gaps.append(Gap(failure.device, memory.covered, at, failure.reason))
-        memory.covered, memory.counted, memory.powered = at, None, None
+        books.gap(memory, at, failure.device, failure.reason, event=memory.known and not failure.event)
+        memory.known, memory.counted = False, None
+        memory.integral.joules, memory.integral.watts = None, None
 
     def _throttle(self, memory: _Memory, new: Reading, books: _Books) -> None:
         for reason, seconds in new.state.throttled if new.state else ():
@@ -186,6 +305,33 @@ class Meter:
             if seconds > before:
                 books.throttles.append(Throttle(new.device, reason, seconds - before))
             memory.throttled[reason] = seconds
+
+
+def _first(new: Reading) -> _Memory:
+    covered = new.at
+    if new.trace and new.counter is None:
+        covered = _back(new.at, new.trace[-1][0])
+    return _Memory(
+        covered=covered,
+        counted=new if new.counter is not None else None,
+        integral=_Integral(covered.mono, new.watts if covered is new.at else new.trace[-1][1]),
+        trust=Trust(on_trial=new.device.on_trial),
+        throttled=dict(new.state.throttled) if new.state else {},
+    )
+
+
+def _method(memory: _Memory, new: Reading) -> str:
+    """How a device is metered now."""
+    if new.device.quality == "estimated":
+        return "estimate"
+    if new.counter is not None and memory.trust.believed:
+        return "counter"
+    return "samples" if new.trace else "power"
+
+
+def _back(at: Instant, mono: float) -> Instant:
+    """An instant by its monotonic time: the wall clock may have stepped, so it is counted back from a later one."""
+    return Instant(mono, at.wall - (at.mono - mono))
 
 
 class _Books:
@@ -197,19 +343,26 @@ class _Books:
         self.events: list[Event] = []
         self.throttles: list[Throttle] = []
         self.methods: dict[Device, str] = {}
+        self.crosschecks: dict[Device, float] = {}
 
-    def delta(self, memory: _Memory, new: Reading, microjoules: int, method: str) -> str:
-        start = _start(memory.covered, new.at)
-        if new.device.quality == "estimated":
+    def delta(self, memory: _Memory, end: Instant, device: Device, microjoules: int, method: str) -> None:
+        """Book energy up to `end`, by the user's calibration if there is one."""
+        start = _back(end, memory.covered.mono)
+        if device.quality == "estimated":
             method = "estimate"  # whatever the arithmetic, a model is a model
-        self.deltas.append(EnergyDelta(new.device, start, new.at, microjoules, method))
-        return method
+        if device.calibration != "none":
+            offset = device.offset_watts * (end.mono - start.mono) * MICROJOULES_PER_JOULE
+            microjoules = max(0, round(device.gain * microjoules + offset))
+        if end.mono > start.mono:
+            self.deltas.append(EnergyDelta(device, start, end, microjoules, method))
+        memory.settle(end)
 
-    def gap(self, memory: _Memory, new: Reading, reason: str) -> str:
-        self.gaps.append(Gap(new.device, _start(memory.covered, new.at), new.at, reason))
-        if memory.counted is not None or memory.powered is not None:
-            self.event(new.device, "gap")
-        return method_of(new)
+    def gap(self, memory: _Memory, end: Instant, device: Device, reason: str, *, event: bool = True) -> None:
+        """Book time up to `end` as unmetered."""
+        self.gaps.append(Gap(device, _back(end, memory.covered.mono), end, reason))
+        if event:
+            self.event(device, "gap")
+        memory.settle(end)
 
     def event(self, device: Device, kind: str) -> None:
         self.events.append(Event(device, kind))
@@ -221,9 +374,5 @@ class _Books:
             tuple(self.events),
             tuple(self.throttles),
             tuple(self.methods.items()),
+            tuple(self.crosschecks.items()),
         )
-
-
-def _start(old: Instant, new: Instant) -> Instant:
-    """Where an interval begins: the wall clock may have stepped, so it is counted back from the end."""
-    return Instant(old.mono, new.wall - (new.mono - old.mono))

@@ -47,7 +47,9 @@ class Device:
 
     `component` and `id` are its identity (GPU UUID, `package-0`, `dram-0`), stable over restarts; the rest
     describes it. `covers` says what its meter sees, `max_watts` what it can draw at most (None: unknown), and
-    `events` which kinds of event its meter can have, so that each is shown at 0 from the start.
+    `events` which kinds of event its meter can have, so that each is shown at 0 from the start. `gain` and
+    `offset_watts` are the user's calibration. `on_trial`: its counter must first agree with its power.
+    `uncertainty` is the stated 95 % half-width for 10 s and more by method, where it is established.
     """
 
     component: str
@@ -60,6 +62,17 @@ class Device:
     quality: str = field(default="measured", compare=False)
     max_watts: float | None = field(default=None, compare=False)
     events: tuple[str, ...] = field(default=(), compare=False)
+    gain: float = field(default=1.0, compare=False)
+    offset_watts: float = field(default=0.0, compare=False)
+    on_trial: bool = field(default=False, compare=False)
+    uncertainty: tuple[tuple[str, float], ...] = field(default=(), compare=False)
+
+    @property
+    def calibration(self) -> str:
+        """The calibration in words; none: figures are the sensor's own."""
+        if self.gain == 1.0 and self.offset_watts == 0.0:
+            return "none"
+        return f"gain={self.gain:g},offset_w={self.offset_watts:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +102,8 @@ class State:
 class Reading:
     """What one device said at one moment: optional facts instead of one number that must be guessed.
 
-    `trace` holds pairs of monotonic seconds and watts, the newest anchored to `at`. `driver` names the software
-    that answered.
+    `trace` holds pairs of monotonic seconds and watts, ascending, each the mean since the one before. `driver` names
+    the software that answered; `events` are remarks of the source's own, each to be counted once.
     """
 
     device: Device
@@ -100,6 +113,7 @@ class Reading:
     trace: tuple[tuple[float, float], ...] = ()
     state: State | None = None
     driver: str = ""
+    events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +197,18 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What a meter makes of one sample; `methods` says how each device that answered is metered now."""
+    """What a meter makes of one sample.
+
+    `methods` says how each device that answered is metered now, `crosschecks` what its counter showed per integrated
+    power over the last minutes.
+    """
 
     deltas: tuple[EnergyDelta, ...] = ()
     gaps: tuple[Gap, ...] = ()
     events: tuple[Event, ...] = ()
     throttles: tuple[Throttle, ...] = ()
     methods: tuple[tuple[Device, str], ...] = ()
+    crosschecks: tuple[tuple[Device, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +320,7 @@ class DeviceTotals:
     unmetered_seconds: float
     events: tuple[tuple[str, int], ...]
     throttled: tuple[tuple[str, float], ...]
+    crosscheck: float | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -63,7 +63,9 @@ class Poller:
         self._missing = missing
         self._cost = cost
         self._in_a_row = 0
+        self._failing = False
         self._failing_since: float | None = None
+        self._said: set[str] = set()
         self._not_before = -math.inf
         self._wish: float | None = None
         self._stop = Event()
@@ -90,8 +92,10 @@ class Poller:
             tick = max(tick + 1, math.ceil((max(now, self._not_before) - start) / every))
             late = self._jitter * self._chance() * every
             wait = start + tick * every + late - now
-            if self._wish is not None and self._not_before <= now:
-                wait = min(wait, self._wish)
+            if self._failing and self._not_before > now:  # a failure's patience keeps no schedule
+                wait = self._not_before - now
+            elif self._wish is not None and self._wish < wait:
+                wait, tick = self._wish, tick - 1
             self._stop.wait(max(0.0, wait))
 
     def turn(self) -> None:
@@ -119,6 +123,8 @@ class Poller:
         elif self.health.last_success is None:
             log.info("%s answers", self.health.name)
         self._failing_since, self._in_a_row, self._not_before = None, 0, -math.inf
+        self._failing = False
+        self._said.clear()
         self.health = replace(self.health, up=True, last_success=now, error="", remedy="")
 
     def _unavailable(self, missing: Unavailable) -> None:
@@ -126,29 +132,32 @@ class Poller:
         if self._missing is not None and self.health.last_success is None:
             self._missing(missing)
         else:
-            self._log_change(str(missing), logging.INFO, missing.remedy)
+            self._log_change(str(missing), str(missing), logging.INFO, missing.remedy)
         up = None if self.health.up is None else False
         self.health = replace(self.health, up=up, error=str(missing), remedy=missing.remedy)
 
     def _failed(self, failure: ReadFailed) -> None:
-        self._in_a_row += 1
         now = self._clock.now().mono
+        self._not_before = now + (failure.retry_after or 0.0)
+        if failure.reason == "empty":  # it delays, it is no failure
+            return
+        self._in_a_row += 1
         patience = self._patience.get(failure.reason)
         hold = patience.seconds(self._in_a_row) if patience else 0.0
         hold *= 1 + self._jitter * self._chance()
         self._not_before = now + max(hold, failure.retry_after or 0.0)
-        if failure.reason == "empty":  # it delays, it is no failure
-            self.health = replace(self.health, error=str(failure))
-            return
-        self._log_change(str(failure), logging.WARNING)
+        self._log_change(failure.reason, str(failure), logging.WARNING)
         failures = dict(self.health.failures)
         failures[failure.reason] = failures.get(failure.reason, 0) + 1
         self.health = replace(
             self.health, up=False, error=str(failure), remedy="", failures=tuple(sorted(failures.items()))
         )
 
-    def _log_change(self, error: str, level: int, remedy: str = "") -> None:
-        if error != self.health.error:
+    def _log_change(self, kind: str, error: str, level: int, remedy: str = "") -> None:
+        """Say each kind of trouble once in an outage."""
+        if kind not in self._said:
             log.log(level, "%s: %s%s", self.health.name, error, f"; {remedy}" if remedy else "")
+        self._said.add(kind)
+        self._failing = True
         if self._failing_since is None and self.health.last_success is not None:
             self._failing_since = self._clock.now().mono

@@ -59,6 +59,10 @@ class Clock(Protocol):
         """Return this moment on both clocks."""
         ...
 
+    def asleep(self) -> float:
+        """Return the seconds since boot in which the machine was suspended, which `mono` does not count."""
+        ...
+
 
 class Source(Protocol):
     """A meter. It keeps handles, never totals."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -75,8 +75,8 @@ class Tariff:
     def at(self, wall: float) -> Intensity | None:
         """Return the intensity that prices a joule used at that time; None: unpriced."""
         for rung in self.rungs:
-            found = _holding(self._books[rung.provider], wall, rung.hold)
-            if found is not None and (rung.named or found.factor == self.factor):
+            found = _holding(self._books[rung.provider], wall, rung.hold, None if rung.named else self.factor)
+            if found is not None:
                 return found
         return None
 
@@ -115,27 +115,38 @@ def unpriced(share: Share) -> tuple[Charge, ...]:
 
 
 def _merged(old: Iterable[Intensity], new: Iterable[Intensity], horizon: float) -> tuple[Intensity, ...]:
-    by_start = {i.start: i for i in old}
-    by_start.update({i.start: i for i in new})
-    kept = sorted((i for i in by_start.values()), key=lambda i: i.start)
-    return tuple(i for i in kept if i.end > horizon or i is kept[-1])
+    """What is known of each interval, the newer word on the same thing first; what is long over is dropped."""
+    known = {(i.start, i.end, i.factor, i.signal): i for i in old}
+    known.update({(i.start, i.end, i.factor, i.signal): i for i in new})
+    ordered = sorted(known.values(), key=lambda i: (i.start, -i.end))
+    return tuple(i for i in ordered if i.end > horizon or i is ordered[-1])
 
 
-def _holding(book: _Book, wall: float, hold: float) -> Intensity | None:
-    """The value for the interval itself; else the forecast for it; else the newest value, held for a while."""
+def _holding(book: _Book, wall: float, hold: float, factor: str | None) -> Intensity | None:
+    """The value for the interval itself; else the forecast for it; else the newest value, held for a while.
+
+    Only average intensities price, and only those of the factor, if one is given.
+    """
+
+    def prices(i: Intensity) -> bool:
+        return i.signal == "average" and factor in (None, i.factor)
+
     for intensities in (book.actual, book.forecast):
-        covering = _newest_begun(intensities, wall)
-        if covering is not None and wall < covering.end:
-            return covering
-    last = _newest_begun(book.actual, wall)
-    if last is not None and wall < last.end + hold:
-        return replace(last, basis="held")
-    return None
+        for i in _begun(intensities, wall):
+            if wall < i.end and prices(i):
+                return i
+    ended = [i for i in _begun(book.actual, wall) if prices(i) and wall < i.end + hold]
+    return replace(max(ended, key=lambda i: i.end), basis="held") if ended else None
+
+
+def _begun(intensities: tuple[Intensity, ...], wall: float) -> Iterator[Intensity]:
+    """Those whose interval has begun, the newest first."""
+    for index in range(bisect_right(intensities, wall, key=lambda i: i.start) - 1, -1, -1):
+        yield intensities[index]
 
 
 def _newest_begun(intensities: tuple[Intensity, ...], wall: float) -> Intensity | None:
-    index = bisect_right(intensities, wall, key=lambda i: i.start)
-    return intensities[index - 1] if index else None
+    return next(_begun(intensities, wall), None)
 
 
 def _portion(microjoules: int, part: float, whole: float) -> int:

@@ -103,7 +103,7 @@ def _devices(snapshot: Snapshot) -> Iterator[Metric]:
                 "device": d.device.id,
                 "method": d.method,
                 "covers": d.device.covers,
-                "calibration": "none",
+                "calibration": d.device.calibration,
                 "driver": d.driver,
             }
             for d in devices
@@ -141,6 +141,27 @@ def _devices(snapshot: Snapshot) -> Iterator[Metric]:
         "Remarkable things that happened to a device's meter; only kinds that its method can have.",
         ("component", "device", "event"),
         [((d.device.component, d.device.id, kind), count) for d in devices for kind, count in d.events],
+    )
+
+    yield _gauge(
+        "wattgram_device_crosscheck_ratio",
+        "What the energy counter showed per integrated power, over the last 5 minutes.",
+        ("component", "device"),
+        [
+            ((d.device.component, d.device.id), d.crosscheck)
+            for d in devices
+            if d.crosscheck is not None and is_fresh(d, snapshot)
+        ],
+    )
+    yield _gauge(
+        "wattgram_device_uncertainty_ratio",
+        "Stated 95 % half-width of the energy over 10 s and more, by the method in use; absent if not established.",
+        ("component", "device"),
+        [
+            ((d.device.component, d.device.id), stated)
+            for d in devices
+            if (stated := dict(d.device.uncertainty).get(d.method)) is not None
+        ],
     )
 
 

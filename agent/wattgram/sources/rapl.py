@@ -189,6 +189,7 @@ class _Mirrors:
         self._suspected = suspected
         self._first: dict[str, dict[str, int]] = {}
         self._verdicts: dict[str, bool] = {}
+        self._keepers: dict[str, str] = {}
 
     def collapse(self, readings: list[Reading]) -> tuple[Reading, ...]:
         """Return the readings without mirrors."""
@@ -206,9 +207,9 @@ class _Mirrors:
             verdict = self._judge(package, {r.device.id: r.counter.microjoules for r in dies if r.counter})
             if verdict is None:
                 return []
-        if verdict is None:
+        if not verdict:
             return dies
-        return dies[:1] if verdict else dies
+        return [die for die in dies if die.device.id == self._keepers[package]]
 
     def _judge(self, package: str, now: dict[str, int]) -> bool | None:
         before = self._first.setdefault(package, now)
@@ -220,6 +221,7 @@ class _Mirrors:
         together = max(moves) - min(moves) <= max(MIRROR_RATIO * max(moves), MIRROR_MICROJOULES / 10)
         verdict = together and all(_spread(values) <= MIRROR_MICROJOULES for values in (before, now))
         self._verdicts[package] = verdict
+        self._keepers[package] = min(now, key=_natural)
         return verdict
 
 
