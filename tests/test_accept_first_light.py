@@ -232,7 +232,7 @@ def test_prometheus_sees_the_true_watts_and_books_that_balance(
     tools_or_skip()
     window = int(seconds(10, 30))
     host.tree.start_writer()
-    config = host.config + f'[carbon]\nzone = "FR"\ncache_file = "{tmp_path}/kept.json"\n'
+    config = host.config + f'[carbon]\nzone = "FR"\nproviders = ["annual"]\ncache_file = "{tmp_path}/kept.json"\n'
     with ExitStack() as stack:
         daemon = stack.enter_context(Daemon(tmp_path, config, env=host.env))
         prometheus = stack.enter_context(Prometheus(tmp_path / "prometheus", [daemon.target]))
@@ -345,7 +345,7 @@ def priced(host: Host, api: GridApi, tmp_path: Path, more: str = "", token: str 
     line = token or f'token_file = "{token_file}"'
     return (
         host.config
-        + f'[carbon]\nzone = "FR"\ncache_file = "{tmp_path}/kept.json"\n'
+        + f'[carbon]\nzone = "FR"\nproviders = ["electricitymaps", "annual"]\ncache_file = "{tmp_path}/kept.json"\n'
         + f'[carbon.electricitymaps]\nbase_url = "{api.url}"\n{line}\n{more}'
     )
 

@@ -48,6 +48,7 @@ ROOMS = (
             "wattgram.meter",
             "wattgram.poller",
             "wattgram.tariff",
+            "wattgram.trust",
         ),
         imports=(*SOCKETS, "core"),
     ),

@@ -28,6 +28,8 @@ from wattgram.tools.procfs import own_cost
 
 GOOD, BUG, BAD_CONFIG, MISSING = 0, 1, 2, 3
 GAP_INTERVALS = 3
+# A periodic load, such as a training step, must not fall into step with our readings.
+SAMPLING_JITTER = 0.1
 WORLD = "WORLD"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # What a child must not inherit: credentials, and our own options, which it is told.
@@ -141,7 +143,7 @@ class App:
         self.tariff = self._tariff()
         self.ledger = self._ledger()
         names = tuple(enabled_sources(config))
-        self._claims = Claims([name for name in names if name in ("rapl", "estimate")])
+        self._claims = Claims(names)
         self.feeds: dict[str, SourceFeed] = {name: self._source_feed(name) for name in names}
         self._code: int | None = None
 
@@ -226,7 +228,7 @@ class App:
         meter = Meter(max_gap=GAP_INTERVALS * every)
         accountant = Accountant(name, every, meter, self.tariff, self.ledger)
         opener = source_opener(name, self.config, self._clock, self._environ)
-        return SourceFeed(name, opener, accountant, meter, self._claims, self._clock)
+        return SourceFeed(name, opener, accountant, meter, self._claims, self._clock, every)
 
     def _source_pollers(self) -> Iterator[Poller]:
         for name, feed in self.feeds.items():
@@ -236,6 +238,7 @@ class App:
                 feed,
                 self._clock,
                 self.ledger.report,
+                jitter=SAMPLING_JITTER,
                 missing=partial(self._not_there, name) if required else None,
                 cost=feed.cost,
             )

@@ -10,9 +10,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -164,12 +165,23 @@ def _from_file(path: Path) -> dict[str, _Value]:
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and path not in _tables():
             if not value and path not in _sections():
                 yield path, value  # an unknown empty table is still an unknown key
             yield from _flat(value, f"{path}.")
         else:
             yield path, value
+
+
+@cache
+def _tables() -> frozenset[str]:
+    """Keys whose value is a table of its own, named by the user."""
+    return frozenset(
+        f"{section}.{name}"
+        for section, kind in _sections().items()
+        for name, hint in get_type_hints(kind).items()
+        if get_origin(hint) is dict
+    )
 
 
 def line_of(text: str, path: str) -> int | None:
@@ -326,12 +338,23 @@ def _value(section: str, key: Field[Any], values: Mapping[str, _Value]) -> Any:
     path = f"{section}.{key.name}"
     value = values[path]
     hint = _hints(section)[key.name]
+    if path in _tables():
+        _check_entries(path, value, get_args(hint)[1])
     try:
         return msgspec.convert(value.raw, hint, dec_hook=_decode)
     except msgspec.ValidationError as error:
         what = re.sub(r" - at `\$.*`$", "", str(error)).replace("`", "").rstrip(".")
         example = "" if key.default in (MISSING, None, "") else f"; the default is {_toml(key.default)}"
         raise ConfigError(f"{value.origin}: {path} = {_toml(value.raw)}: {what}{example}") from error
+
+
+def _check_entries(path: str, value: _Value, kind: type[Any]) -> None:
+    known = [f.name for f in fields(kind)]
+    for name, entry in value.raw.items() if isinstance(value.raw, dict) else ():
+        for key in entry if isinstance(entry, dict) else ():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+                raise ConfigError(f"{value.origin}: unknown key {path}.{name}.{key}; the nearest known one is {near}")
 
 
 def _decode(kind: type[Any], raw: object) -> Any:
@@ -370,6 +393,9 @@ def _other_complaints(tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         interval = getattr(table, "interval", None)
         if interval is not None and interval < LEAST_INTERVAL:
             yield f"{section}.interval", "the sensors behind it do not change so fast; 50ms is the least"
+    for gpu, calibration in tables["sources.nvml"].calibration.items():
+        if not 0.5 <= calibration.gain <= 2.0:  # noqa: PLR2004 - cards are off by 13 % at most
+            yield "sources.nvml.calibration", f"{gpu}: gain = {calibration.gain:g}: expected 0.5 to 2"
     web: Web = tables["web"]
     if web.config_file:
         yield "web.config_file", "TLS and passwords are not built in yet; put a proxy in front and leave this empty"
@@ -378,7 +404,7 @@ def _other_complaints(tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "web.listen", 'expected HOST:PORT, such as "127.0.0.1:14044"'
 
 
-def _toml(value: Any) -> str:
+def _toml(value: Any) -> str:  # noqa: PLR0911 - one line per type
     if value is None:
         return "unset"
     if isinstance(value, bool):
@@ -387,6 +413,10 @@ def _toml(value: Any) -> str:
         return f'"{duration_text(value)}"'
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+    if is_dataclass(value) and not isinstance(value, type):
+        return "{" + ", ".join(f"{f.name} = {_toml(getattr(value, f.name))}" for f in fields(value)) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     return str(value)

@@ -10,12 +10,16 @@ from threading import Lock
 
 from wattgram.accountant import Accountant
 from wattgram.meter import Meter
-from wattgram.model import Cost, Intensity, Sample
+from wattgram.model import Cost, Device, Intensity, Reading, Sample
 from wattgram.ports import Clock, Costly, Provider, ReadFailed, Source, Unavailable
 from wattgram.tariff import Tariff
 
 # A value for a new interval is asked for this long after the old one's end, up to twice as long by chance.
 NEWS_SECONDS = 5.0
+# What several sources may meter or model.
+CONTESTED = frozenset({"cpu", "dram"})
+# How old, in its source's intervals, the power of a module's processor may be for the module's rest to be known.
+REST_INTERVALS = 3
 # A machine whose clocks differ by more than this since the last turn was suspended meanwhile.
 SLEPT_SECONDS = 1.0
 
@@ -23,7 +27,7 @@ log = logging.getLogger("wattgram")
 
 
 class Claims:
-    """Which source keeps the account of each contested component: the first in `order` that delivers it.
+    """Which source keeps the account of processors and memory: for each the first in `order` that delivers it.
 
     Nothing is decided about a component until every source before the asking one has had its first outcome, so that
     a model never books a joule that a meter is about to.
@@ -33,28 +37,31 @@ class Claims:
         self._order = tuple(order)
         self._lock = Lock()
         self._delivers: dict[str, frozenset[str]] = {}
+        self._modules: dict[tuple[str, str], tuple[float, float]] = {}
 
-    def outcome(self, source: str, components: frozenset[str]) -> None:
-        """Note what a source delivers now; nothing, when it is not available."""
+    def outcome(self, source: str, readings: Sequence[Reading]) -> None:
+        """Note what a source delivers, and what it finds drawn in each Grace module; nothing, when it failed."""
+        delivered = frozenset[str]().union(*(_claimed(r.device) for r in readings))
         with self._lock:
-            if source in self._order:
-                self._delivers[source] = self._delivers.get(source, frozenset()) | components
+            self._delivers[source] = self._delivers.get(source, frozenset()) | delivered
+            for reading in readings:
+                if reading.device.component == "cpu" and reading.device.module and reading.watts is not None:
+                    self._modules[source, reading.device.module] = (reading.at.mono, reading.watts)
 
     def withdraw(self, source: str) -> None:
         """Note that a source is not there (any more)."""
         with self._lock:
-            if source in self._order:
-                self._delivers[source] = frozenset()
+            self._delivers[source] = frozenset()
 
     def kept_by_others(self, source: str) -> frozenset[str]:
         """Return the components that some other source delivers."""
         with self._lock:
             others = (delivered for name, delivered in self._delivers.items() if name != source)
-            return frozenset[str]().union(*others) if source in self._order else frozenset()
+            return frozenset[str]().union(*others)
 
     def keeps(self, source: str, component: str) -> bool:
         """Whether this source's readings of this component are booked."""
-        if source not in self._order:
+        if component not in CONTESTED or source not in self._order:
             return True
         with self._lock:
             for earlier in self._order[: self._order.index(source)]:
@@ -62,6 +69,24 @@ class Claims:
                 if delivered is None or component in delivered:
                     return False
         return True
+
+    def less_what_is_metered(self, rest: Reading, max_age: float) -> Reading | None:
+        """Return the rest of a Grace module less the processors metered in it; None while one of those is unknown."""
+        watts = rest.watts or 0.0
+        with self._lock:
+            for (_, module), (at, drawn) in self._modules.items():
+                if module == rest.device.module:
+                    if rest.at.mono - at > max_age:
+                        return None
+                    watts -= drawn
+        events = (*rest.events, "clamp") if watts < 0 and "clamp" not in rest.events else rest.events
+        return replace(rest, watts=max(0.0, watts), events=events)
+
+
+def _claimed(device: Device) -> frozenset[str]:
+    """The contested components that a device's meter sees."""
+    covers = frozenset(device.covers.split("+"))
+    return (frozenset({device.component}) | covers) & CONTESTED
 
 
 class SourceFeed:
@@ -75,6 +100,7 @@ class SourceFeed:
         meter: Meter,
         claims: Claims,
         clock: Clock,
+        every: float = 1.0,
     ) -> None:
         self._name = name
         self._opener = opener
@@ -82,6 +108,7 @@ class SourceFeed:
         self._meter = meter
         self._claims = claims
         self._clock = clock
+        self._every = every
         self._given_up: set[str] = set()
         self._asleep = clock.asleep()
         self.source: Source | None = None
@@ -101,10 +128,10 @@ class SourceFeed:
             self._lost(str(missing))
             raise
         except ReadFailed as failure:
-            self._claims.outcome(self._name, frozenset())
+            self._claims.outcome(self._name, ())
             self._accountant.missed(self._clock.now(), str(failure))
             raise
-        self._claims.outcome(self._name, frozenset(r.device.component for r in sample.readings))
+        self._claims.outcome(self._name, sample.readings)
         self._accountant.receive(self._kept(sample))
         if sample.failed and not sample.readings:
             raise ReadFailed(sample.failed[0].reason, "timeout")
@@ -128,19 +155,23 @@ class SourceFeed:
         self._accountant.missed(self._clock.now(), reason)
 
     def _kept(self, sample: Sample) -> Sample:
-        """The sample without the components that another source meters."""
+        """The sample without what another source meters."""
         components = {r.device.component for r in sample.readings} | {f.device.component for f in sample.failed}
         others = {c for c in components if not self._claims.keeps(self._name, c)}
         for component in others - self._given_up:
             self._meter.forget(component)
         self._given_up = others
-        if not others:
-            return sample
+        kept = (self._rest(r) for r in sample.readings if r.device.component not in others)
         return replace(
             sample,
-            readings=tuple(r for r in sample.readings if r.device.component not in others),
+            readings=tuple(r for r in kept if r is not None),
             failed=tuple(f for f in sample.failed if f.device.component not in others),
         )
+
+    def _rest(self, reading: Reading) -> Reading | None:
+        if reading.device.component != "module_rest":
+            return reading
+        return self._claims.less_what_is_metered(reading, REST_INTERVALS * self._every)
 
 
 class ProviderFeed:

@@ -87,6 +87,12 @@ class _Account:
     carbon: int = 0
 
 
+def _calibrated(reading: Reading) -> float | None:
+    """Power for display, by the user's calibration; its energy is calibrated where it is booked."""
+    device = reading.device
+    return None if reading.watts is None else max(0.0, device.gain * reading.watts + device.offset_watts)
+
+
 class Ledger:
     """Accounts by device, by owner and by provenance of the price: three views of the same joules.
 
@@ -193,7 +199,7 @@ class Ledger:
         account.driver = reading.driver
         account.state = reading.state
         account.read_at = reading.at
-        account.watts = reading.watts
+        account.watts = _calibrated(reading)
         for reason, _ in reading.state.throttled if reading.state else ():
             account.throttled.setdefault(reason, 0.0)
 

@@ -8,6 +8,8 @@ impossible step, a standstill), checks what it does say, and stands in for it wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 
 from wattgram.model import (
     MICROJOULES_PER_JOULE,
@@ -29,6 +31,8 @@ from wattgram.trust import Trust
 COUNTER_STEP_SECONDS = 0.2
 # A counter that stands still while power is drawn, or at all where power is not known, for so long is stuck.
 STUCK_SECONDS, FROZEN_SECONDS = 10.0, 60.0
+# A hole in a trace is a distance of more than so many of its spacings, which takes so many points to know.
+HOLE_SPACINGS, MIN_TRACE = 3.0, 3
 # After these a counter does not go on: the time is unmetered at once.
 FOR_GOOD = frozenset({"lost", "suspended"})
 
@@ -188,6 +192,7 @@ class Meter:
             return
         for kind in new.events:
             books.event(new.device, kind)
+        self._overrun(memory, new, books)
         memory.integral.extend(new, self._max_gap)
         if memory.counted is not None and memory.counted.at == memory.covered and new.counter and memory.trust.believed:
             self._by_counter(memory, memory.counted, new, books)
@@ -198,6 +203,17 @@ class Meter:
         ratio = memory.trust.ratio()
         if ratio is not None:
             books.crosschecks[new.device] = ratio
+
+    def _overrun(self, memory: _Memory, new: Reading, books: _Books) -> None:
+        """A ring buffer that was overwritten before it was read: what it no longer holds is unmetered."""
+        trace = [at for at, _ in new.trace if at > memory.integral.upto]
+        if len(trace) < MIN_TRACE or memory.bridges:
+            return
+        spacing = median(later - earlier for earlier, later in pairwise(trace))
+        first = trace[0] - spacing
+        if first - memory.integral.upto > HOLE_SPACINGS * spacing:
+            books.gap(memory, _back(new.at, first), new.device, "older than the driver's samples reach")
+            memory.integral.upto = first
 
     def _by_counter(self, memory: _Memory, old: Reading, new: Reading, books: _Books) -> None:
         assert old.counter is not None

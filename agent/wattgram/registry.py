@@ -32,14 +32,17 @@ class SourceEntry:
 
 # In the order in which they may keep the account of a component that several could meter.
 SOURCES = {
-    "nvml": SourceEntry("wattgram.sources.nvml", isolated=True),
     "rapl": SourceEntry("wattgram.sources.rapl"),
+    "hwmon": SourceEntry("wattgram.sources.hwmon"),
+    "nvml": SourceEntry("wattgram.sources.nvml", isolated=True),
     "estimate": SourceEntry("wattgram.sources.estimate", by_default=False),
     "synthetic": SourceEntry("wattgram.sources.synthetic", by_default=False),
 }
 # In the order of preference of `providers = ["auto"]`.
 PROVIDERS = {
     "electricitymaps": "wattgram.providers.electricitymaps",
+    "gb": "wattgram.providers.gb",
+    "rte": "wattgram.providers.rte",
     "annual": "wattgram.providers.annual",
 }
 WORKLOADS: dict[str, str] = {}

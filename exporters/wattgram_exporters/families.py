@@ -21,7 +21,19 @@ Row = tuple[tuple[str, ...], float]
 
 def families(snapshot: Snapshot) -> Iterator[Metric]:
     """Yield every family that has something to say, in a fixed order."""
-    for group in (_house, _devices, _gpus, _owners, _pricing, _grid, _constants, _providers, _sources, _process):
+    for group in (
+        _house,
+        _devices,
+        _meters,
+        _gpus,
+        _owners,
+        _pricing,
+        _grid,
+        _constants,
+        _providers,
+        _sources,
+        _process,
+    ):
         for family in group(snapshot):
             if family.samples:
                 yield family
@@ -130,6 +142,11 @@ def _devices(snapshot: Snapshot) -> Iterator[Metric]:
             labels,
             [(_device_labels(d), grams(d.carbon)) for d in devices],
         )
+
+
+def _meters(snapshot: Snapshot) -> Iterator[Metric]:
+    """How well each device is metered."""
+    devices = snapshot.devices
     yield _counter(
         "wattgram_device_unmetered_seconds_total",
         "Time in which a device should have been metered and was not.",

@@ -22,6 +22,7 @@ GRACE = re.compile(r"Grace Power Socket (\d+)")
 LABELLED = {"smpro": "CPU power", "xgene": "CPU power"}
 REMEDY = "on Grace load it with: sudo modprobe acpi_power_meter (some kernels need force_cap_on=y)"
 CEILING_WATTS = 1500.0
+GRACE_NAME = "NVIDIA Grace"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def _meters(chip: Path) -> list[Meter]:
     for folder in (chip, chip / "device"):
         socket = GRACE.fullmatch(_text(folder / "power1_oem_info"))
         if name == "power_meter" and socket:
-            device = _socket(socket[1], "NVIDIA Grace", "package+dram")
+            device = _socket(socket[1], GRACE_NAME, "cpu+dram")
             return [Meter(folder / "power1_average", device, "acpi_power_meter")]
         if name in LABELLED:
             return [
@@ -110,7 +111,15 @@ def _meters(chip: Path) -> list[Meter]:
 
 
 def _socket(number: str, name: str, covers: str) -> Device:
-    return Device("cpu", f"package-{number}", name=name, covers=covers, max_watts=CEILING_WATTS, events=("gap",))
+    return Device(
+        "cpu",
+        f"package-{number}",
+        name=name,
+        module=f"module-{number}" if name == GRACE_NAME else "",
+        covers=covers,
+        max_watts=CEILING_WATTS,
+        events=("gap",),
+    )
 
 
 def _text(path: Path) -> str:

@@ -1,9 +1,9 @@
-"""The bundled yearly table of grid intensities and its fallback ladder."""
+"""The bundled tables: yearly intensities of grids with their fallback ladder, and factors of fuels."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -29,6 +29,14 @@ class Found:
 
     row: YearlyRow
     steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What a mix of fuels emits, and which part of it (0 to 1) that was computed from."""
+
+    grams_per_kwh: float
+    covered: float
 
 
 @cache
@@ -91,3 +99,23 @@ def _ladder(zone: str) -> list[tuple[str, str]]:
     if zone != "WORLD":
         ladder.append(("WORLD", f"the world's average stands in for {zone}, of which nothing is known"))
     return ladder
+
+
+@cache
+def fuel_factors() -> dict[str, float]:
+    """Return lifecycle grams per kWh by fuel."""
+    return {row["fuel"]: float(row["g_co2e_per_kwh"]) for row in _table("fuel_factors.csv")}
+
+
+def mix_intensity(amounts: Mapping[str, float]) -> Mix | None:
+    """Return the lifecycle mean of what each fuel generates, in whatever unit, over the fuels that have a factor.
+
+    None when these generate nothing. A negative amount is a plant's own use: it generates 0.
+    """
+    generated = {fuel: max(amount, 0.0) for fuel, amount in amounts.items()}
+    known = {fuel: amount for fuel, amount in generated.items() if fuel in fuel_factors()}
+    covered = sum(known.values())
+    if covered <= 0:
+        return None
+    grams = sum(amount * fuel_factors()[fuel] for fuel, amount in known.items())
+    return Mix(grams / covered, covered / sum(generated.values()))

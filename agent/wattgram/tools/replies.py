@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wattgram.ports import ReadFailed
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # An all-coal grid is at about 1200 g/kWh; this leaves room and still catches lb/MWh and kg/MWh slips.
 MOST_GRAMS_PER_KWH = 3000.0
+# Clocks differ: what begins this much after ours is taken to have begun.
+SKEW_SECONDS = 300.0
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE
 )
@@ -55,18 +57,61 @@ def parse_grams(value: object, place: str) -> float:
     return number
 
 
+def parse_number(value: object, place: str) -> float | None:
+    """Return a finite number, also one written in a string; None where there is none yet: null, "" or "ND".
+
+    Raise ReadFailed(shape).
+    """
+    if value is None or value in ("", "ND"):
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ReadFailed(f"{place}: expected a number, got {str(value)[:40]!r}", "shape")
+    return number
+
+
+def expect_object(value: object, place: str) -> dict[str, Any]:
+    """Return a JSON object as it is; raise ReadFailed(shape) for anything else."""
+    if not isinstance(value, dict):
+        raise ReadFailed(f"{place}: expected an object, got {type(value).__name__}", "shape")
+    return value
+
+
+def expect_list(value: object, place: str) -> list[Any]:
+    """Return a JSON array as it is; raise ReadFailed(shape) for anything else."""
+    if not isinstance(value, list):
+        raise ReadFailed(f"{place}: expected a list, got {type(value).__name__}", "shape")
+    return value
+
+
+def basis_at(start: float, now: float, basis: str) -> str:
+    """Return `forecast` for what has not begun, whatever its provider calls it; else the basis as given."""
+    return "forecast" if start > now + SKEW_SECONDS else basis
+
+
+def printable(text: object, most: int = 200) -> str:
+    """Return a stranger's words, fit for a log line."""
+    return "".join(c if c.isprintable() else " " for c in str(text)[:most])
+
+
 def refusal(reply: Reply, now: float) -> ReadFailed | None:
     """Return the failure that a reply's status means for any provider; None: it is a good reply."""
-    status = reply.status
-    if status == 200:  # noqa: PLR2004
+    if reply.status == 200:  # noqa: PLR2004
         return None
-    message = f"{reply.url}: HTTP {status}: {reply.excerpt()}"
+    return refused(reply.status, f"{reply.url}: HTTP {reply.status}: {reply.excerpt()}", reply.retry_after(now))
+
+
+def refused(status: int, message: str, retry_after: float | None = None) -> ReadFailed:
+    """Return the failure that a status other than 200 means, wherever it was found."""
     if status in (401, 403):
         return ReadFailed(message, "auth")
     if status == 429:  # noqa: PLR2004
-        return ReadFailed(message, "rate", reply.retry_after(now))
+        return ReadFailed(message, "rate", retry_after)
     if status >= 500:  # noqa: PLR2004
-        return ReadFailed(message, "server", reply.retry_after(now))
+        return ReadFailed(message, "server", retry_after)
     return ReadFailed(message, "shape")
 
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
-from wattgram.ports import Clock, Seconds, Source, SourceOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(SourceOptions):
-    """`state_every` is the seconds between readings of what is not power: utilisation, memory, temperature, limit."""
-
-    state_every: Seconds = Seconds(5)
+from wattgram.ports import Clock, Source
+from wattgram.sources.nvml.options import Options as Options  # the registry's word for it
 
 
 def open_source(options: Options, clock: Clock, every: float) -> Source:
@@ -20,6 +14,13 @@ def open_source(options: Options, clock: Clock, every: float) -> Source:
     from wattgram.sources.nvml.binding import Nvml  # noqa: PLC0415
     from wattgram.sources.nvml.source import NvmlSource  # noqa: PLC0415
 
-    source = NvmlSource(Nvml(), clock, every=every, state_every=options.state_every)
+    source = NvmlSource(
+        Nvml(),
+        clock,
+        every=every,
+        state_every=options.state_every,
+        calibration=options.calibration,
+        sysfs=Path(options.path),
+    )
     source.open()
     return source

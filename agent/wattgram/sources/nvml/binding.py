@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pynvml
 
 from wattgram.model import Device, State
 from wattgram.ports import ReadFailed, Unavailable
+from wattgram.sources.nvml.boards import uncertainty
 
 MICROJOULES_PER_MILLIJOULE = 1000
 MILLIWATTS_PER_WATT = 1000.0
 NANOSECONDS_PER_SECOND = 1e9
 HEADROOM, DEFAULT_HEADROOM = 1.5, 1.2
-EVENTS_WITH_COUNTER = ("reset", "gap", "implausible", "lost")
-EVENTS_WITHOUT = ("gap", "lost")
+EVENTS_WITH_COUNTER = ("reset", "gap", "implausible", "lost", "stuck", "suspended")
+EVENTS_WITHOUT = ("gap", "lost", "suspended")
+# Where no limit is told: more than any board draws, so that a glitch of the counter is still found out.
+CEILING_WATTS = 3000.0
+GPU_SCOPE, MODULE_SCOPE = 0, 1
+POWER_SAMPLES = 0
 
 # The cumulative "time below the asked clocks" fields, nanoseconds, by name: high ids have moved between releases.
 THROTTLE_FIELDS = (
@@ -27,6 +33,12 @@ THROTTLE_FIELDS = (
     ("thermal", "NVML_FI_DEV_PERF_POLICY_THERMAL"),
     ("sync_boost", "NVML_FI_DEV_PERF_POLICY_SYNC_BOOST"),
     ("board_limit", "NVML_FI_DEV_PERF_POLICY_BOARD_LIMIT"),
+)
+POWER_FIELDS = (
+    ("NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION", GPU_SCOPE),
+    ("NVML_FI_DEV_POWER_AVERAGE", GPU_SCOPE),
+    ("NVML_FI_DEV_POWER_INSTANT", GPU_SCOPE),
+    ("NVML_FI_DEV_POWER_AVERAGE", MODULE_SCOPE),
 )
 FIELD_MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 
@@ -42,7 +54,7 @@ class NvmlFailed(ReadFailed):
 
 
 LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED, VERSION_MISMATCH, UNKNOWN = 12, 9, 18, 999
-NOT_SUPPORTED, FUNCTION_NOT_FOUND = 3, 13
+NOT_SUPPORTED, FUNCTION_NOT_FOUND, NOT_FOUND = 3, 13, 6
 NO_PERMISSION, GPU_IS_LOST, RESET_REQUIRED = 4, 15, 16
 # After these only a new process helps: the library in this one belongs to a driver that is gone.
 FATAL = frozenset({DRIVER_NOT_LOADED, VERSION_MISMATCH, UNKNOWN})
@@ -59,6 +71,19 @@ REMEDIES = {
         "reboot, or reload the nvidia modules: the driver was upgraded underneath",
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """One batch of readings of one GPU.
+
+    `microjoules` since the driver was loaded, `watts` of the board, `module_watts` of the Grace module around it; None:
+    this board has no such reading.
+    """
+
+    microjoules: int | None
+    watts: float | None
+    module_watts: float | None = None
 
 
 class Nvml:
@@ -96,27 +121,52 @@ class Nvml:
 
     def device(self, handle: Any, index: int) -> Device:
         """Return the GPU's identity and what it can draw at most."""
-        counts = self.microjoules(handle) is not None
+        power = self.power(handle)
+        name = _text(_call(pynvml.nvmlDeviceGetName, handle))
         return Device(
             "gpu",
             self.uuid(handle),
-            name=_text(_call(pynvml.nvmlDeviceGetName, handle)),
+            name=name,
             index=str(index),
             pci_bus_id=_pci_bus_id(_text(_call(pynvml.nvmlDeviceGetPciInfo, handle).busId)),
             covers="board",
             max_watts=_max_watts(handle),
-            events=EVENTS_WITH_COUNTER if counts else EVENTS_WITHOUT,
+            events=EVENTS_WITH_COUNTER if power.microjoules is not None else EVENTS_WITHOUT,
+            on_trial=power.module_watts is not None,
+            uncertainty=uncertainty(name, _known(pynvml.nvmlDeviceGetArchitecture, handle)),
         )
 
-    def microjoules(self, handle: Any) -> int | None:
-        """Return the energy counter, since the driver was loaded; None: this board has none."""
-        millijoules = _known(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
-        return None if millijoules is None else int(millijoules) * MICROJOULES_PER_MILLIJOULE
+    def serial(self, handle: Any) -> str:
+        """Return the board's serial number, which the GPUs of one module share; empty: it has none."""
+        return _text(_known(pynvml.nvmlDeviceGetSerial, handle) or "")
 
-    def watts(self, handle: Any) -> float | None:
-        """Return the board's power as the driver reports it; None: it does not, or it says 0."""
-        milliwatts = _known(pynvml.nvmlDeviceGetPowerUsage, handle)
-        return int(milliwatts) / MILLIWATTS_PER_WATT if milliwatts else None
+    def power(self, handle: Any) -> Power:
+        """Return energy and power by one batch; what the batch does not tell is asked for singly.
+
+        A 1 s average sees all the time and is preferred to an instant, which on some boards sees a quarter of it.
+        """
+        energy, average, instant, module = _fields(handle, POWER_FIELDS)
+        millijoules = energy if energy is not None else _known(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
+        milliwatts = average or _known(pynvml.nvmlDeviceGetPowerUsage, handle) or instant
+        return Power(
+            microjoules=None if millijoules is None else int(millijoules) * MICROJOULES_PER_MILLIJOULE,
+            watts=milliwatts / MILLIWATTS_PER_WATT if milliwatts else None,
+            module_watts=module / MILLIWATTS_PER_WATT if module else None,
+        )
+
+    def samples(self, handle: Any, last: int) -> list[tuple[int, float]]:
+        """Return the driver's power samples newer than `last`: its microseconds, and watts; none where it has none."""
+        try:
+            found = _known(pynvml.nvmlDeviceGetSamples, handle, POWER_SAMPLES, last)
+        except NvmlFailed as failure:
+            if failure.code == NOT_FOUND:  # nothing newer
+                return []
+            raise
+        if found is None:
+            return []
+        kind, samples = found
+        member = FIELD_MEMBERS.get(int(getattr(kind, "value", kind)), "uiVal")
+        return [(int(s.timeStamp), float(getattr(s.sampleValue, member)) / MILLIWATTS_PER_WATT) for s in samples]
 
     def state(self, handle: Any) -> State:
         """Return what the GPU says beside power."""
@@ -164,12 +214,21 @@ def _memory(handle: Any) -> Any:
 
 
 def _throttled(handle: Any) -> tuple[tuple[str, float], ...]:
-    fields = [(reason, getattr(pynvml, name)) for reason, name in THROTTLE_FIELDS if hasattr(pynvml, name)]
-    values = _known(pynvml.nvmlDeviceGetFieldValues, handle, [field for _, field in fields])
-    if values is None:
-        return ()
-    numbers = ((reason, _field(value)) for (reason, _), value in zip(fields, values, strict=True))
-    return tuple((reason, n / NANOSECONDS_PER_SECOND) for reason, n in numbers if n is not None)
+    numbers = _fields(handle, tuple((name, GPU_SCOPE) for _, name in THROTTLE_FIELDS))
+    reasons = (reason for reason, _ in THROTTLE_FIELDS)
+    told = zip(reasons, numbers, strict=True)
+    return tuple((reason, n / NANOSECONDS_PER_SECOND) for reason, n in told if n is not None)
+
+
+def _fields(handle: Any, wanted: tuple[tuple[str, int], ...]) -> list[float | None]:
+    """Return the numbers of fields, by name and scope, in one call; None for each that this board does not tell."""
+    known = [(place, name) for place, (name, _) in enumerate(wanted) if hasattr(pynvml, name)]
+    asked = [(getattr(pynvml, name), wanted[place][1]) for place, name in known]
+    values = _known(pynvml.nvmlDeviceGetFieldValues, handle, asked) or ()
+    numbers: list[float | None] = [None] * len(wanted)
+    for (place, _), value in zip(known, values, strict=False):
+        numbers[place] = _field(value)
+    return numbers
 
 
 def _field(value: Any) -> float | None:
@@ -180,14 +239,14 @@ def _field(value: Any) -> float | None:
     return float(getattr(value.value, member))
 
 
-def _max_watts(handle: Any) -> float | None:
+def _max_watts(handle: Any) -> float:
     """The most a board can plausibly draw: half again its highest settable limit."""
     limits = _known(pynvml.nvmlDeviceGetPowerManagementLimitConstraints, handle)
     default = _known(pynvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)
     known = [int(limits[1])] if limits else []
     if default:
         known.append(round(DEFAULT_HEADROOM * int(default)))
-    return HEADROOM * max(known) / MILLIWATTS_PER_WATT if known else None
+    return HEADROOM * max(known) / MILLIWATTS_PER_WATT if known else CEILING_WATTS
 
 
 def _pci_bus_id(text: str) -> str:

@@ -5,15 +5,27 @@ A call that hangs in the kernel holds its own thread and nothing else; what came
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter as Counts
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
 from threading import Condition, Thread
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wattgram.model import Counter, Device, Failure, Instant, Reading, Sample, State
 from wattgram.ports import Clock, ReadFailed, Unavailable
+from wattgram.sources.nvml.options import Calibration
+from wattgram.sources.nvml.ring import Ring
+from wattgram.tools.sysfs import read_text
+
+if TYPE_CHECKING:
+    from wattgram.sources.nvml.binding import Power
 
 OPEN_SECONDS = 15.0
 LOST = frozenset({15, 16})
+MODULE_CEILING_WATTS = 6000.0
 STALE_HANDLE = frozenset({1, 2, 15, 16, 28})
 
 
@@ -27,8 +39,9 @@ class Binding(Protocol):
     def handle(self, index: int) -> Any: ...  # noqa: D102
     def uuid(self, handle: Any) -> str: ...  # noqa: D102
     def device(self, handle: Any, index: int) -> Device: ...  # noqa: D102
-    def microjoules(self, handle: Any) -> int | None: ...  # noqa: D102
-    def watts(self, handle: Any) -> float | None: ...  # noqa: D102
+    def serial(self, handle: Any) -> str: ...  # noqa: D102
+    def power(self, handle: Any) -> Power: ...  # noqa: D102
+    def samples(self, handle: Any, last: int) -> list[tuple[int, float]]: ...  # noqa: D102
     def state(self, handle: Any) -> State: ...  # noqa: D102
 
 
@@ -44,8 +57,21 @@ class _Answer:
 class NvmlSource:
     """`every` is the interval in seconds; an answer is waited for half of it."""
 
-    def __init__(self, binding: Binding, clock: Clock, *, every: float, state_every: float) -> None:
+    def __init__(
+        self,
+        binding: Binding,
+        clock: Clock,
+        *,
+        every: float,
+        state_every: float,
+        calibration: Mapping[str, Calibration] = MappingProxyType({}),
+        sysfs: Path = Path("/sys"),
+    ) -> None:
         self._binding = binding
+        self._calibration = calibration
+        self._sysfs = sysfs
+        self._modules: dict[str, str] = {}
+        self._opened = False
         self._clock = clock
         self._patience = every / 2
         self._state_every = state_every
@@ -65,6 +91,10 @@ class NvmlSource:
         if not any(gpu.device for gpu in self._gpus):
             failure = next((gpu.answer.failure for gpu in self._gpus if gpu.answer.failure), None)
             raise failure or ReadFailed(f"no GPU answered within {OPEN_SECONDS:g} s", "timeout")
+        for gpu in self._gpus:  # in the order of their indices, whichever answered first: socket N is module N
+            if gpu.device is not None:
+                gpu.device = self._placed(gpu.device, gpu.serial)
+        self._opened = True
 
     def read(self) -> Sample:
         """Return the readings that came within half an interval, and the names of the rest; raise ReadFailed when
@@ -83,7 +113,8 @@ class NvmlSource:
         fatal = next((g.answer.failure for g in self._gpus if g.answer.failure and g.answer.failure.fatal), None)
         if fatal is not None and not readings:
             raise fatal
-        return Sample(now, tuple(readings), failed=tuple(failed))
+        rest = module_rest(readings, {gpu.device: gpu.module_watts for gpu in self._gpus if gpu.device})
+        return Sample(now, (*readings, *rest), failed=tuple(failed))
 
     def close(self) -> None:
         """Let go of the driver."""
@@ -101,6 +132,8 @@ class NvmlSource:
     def _failure(self, device: Device, answer: _Answer) -> Failure:
         if answer.turn != self._turn:
             return Failure(device, f"no answer within {self._patience:.3g} s")
+        if isinstance(answer.failure, _Suspended):
+            return Failure(device, str(answer.failure), event="suspended")
         code = getattr(answer.failure, "code", 0)
         return Failure(device, str(answer.failure), event="lost" if code in LOST else "")
 
@@ -122,20 +155,25 @@ class NvmlSource:
                 self._news.notify_all()
 
     def _read(self, gpu: _Gpu) -> Reading:
+        if gpu.device is not None and self._is_suspended(gpu.device):
+            raise _Suspended(f"{gpu.device.id} is suspended, and is not woken")
         if gpu.handle is None:
             self._identify(gpu)
         assert gpu.device is not None
         before = self._clock.now()
-        microjoules = self._binding.microjoules(gpu.handle)
-        watts = self._binding.watts(gpu.handle)
+        power = self._binding.power(gpu.handle)
         after = self._clock.now()
+        gpu.module_watts = power.module_watts
+        counter = None if power.microjoules is None else Counter(power.microjoules)
+        trace = () if counter else gpu.ring.trace(self._binding.samples(gpu.handle, gpu.ring.last), after.mono)
         if gpu.state is None or after.mono - gpu.state_at >= self._state_every:
             gpu.state, gpu.state_at = self._binding.state(gpu.handle), after.mono
         return Reading(
             gpu.device,
             Instant((before.mono + after.mono) / 2, (before.wall + after.wall) / 2),
-            watts=watts,
-            counter=None if microjoules is None else Counter(microjoules),
+            watts=power.watts,
+            counter=counter,
+            trace=trace,
             state=gpu.state,
             driver=gpu.driver,
         )
@@ -146,7 +184,58 @@ class NvmlSource:
         device = self._binding.device(handle, gpu.index)
         if gpu.device is not None and device.id != gpu.device.id:
             raise ReadFailed(f"{device.id} now stands where {gpu.device.id} was")
-        gpu.device, gpu.handle = device, handle
+        wanted = self._calibration.get(device.id, Calibration())
+        device = replace(device, gain=wanted.gain, offset_watts=wanted.offset_w)
+        gpu.serial = self._binding.serial(handle)
+        gpu.device = self._placed(device, gpu.serial) if self._opened else device
+        gpu.handle = handle
+
+    def _placed(self, device: Device, serial: str) -> Device:
+        """The device with the name of its Grace module: that of all GPUs of one serial number, which stays with us."""
+        if not device.on_trial:
+            return device
+        with self._news:
+            return replace(device, module=self._modules.setdefault(serial, f"module-{len(self._modules)}"))
+
+    def _is_suspended(self, device: Device) -> bool:
+        """Whether the kernel has put the card to sleep; any NVML call would wake it."""
+        try:
+            status = read_text(self._sysfs / "bus" / "pci" / "devices" / device.pci_bus_id / "power" / "runtime_status")
+        except ReadFailed:
+            return False
+        return status == "suspended"
+
+
+def module_rest(readings: Sequence[Reading], modules: Mapping[Device, float | None]) -> Iterator[Reading]:
+    """Yield what each Grace module draws beside its GPUs: the median of its GPUs' module readings, once, less theirs.
+
+    A module of which a GPU did not answer says nothing; less than nothing is 0, and counted as a clamp.
+    """
+    by_module: dict[str, list[Reading]] = {}
+    for reading in readings:
+        if reading.device.module:
+            by_module.setdefault(reading.device.module, []).append(reading)
+    members = Counts(device.module for device in modules)
+    for name, own in by_module.items():
+        watts = [w for r in own if (w := modules.get(r.device)) is not None]
+        if len(own) != members[name] or not watts or any(r.watts is None for r in own):
+            continue
+        rest = median(watts) - sum(r.watts or 0.0 for r in own)
+        device = Device(
+            "module_rest",
+            name.replace("module", "module-rest"),
+            name="Grace module without its GPUs",
+            module=name,
+            covers="cpu+dram+rest",
+            max_watts=MODULE_CEILING_WATTS,
+            events=("gap", "clamp"),
+        )
+        events = ("clamp",) if rest < 0 else ()
+        yield Reading(device, own[-1].at, watts=max(rest, 0.0), driver=own[0].driver, events=events)
+
+
+class _Suspended(ReadFailed):
+    """The card sleeps."""
 
 
 class _Gpu:
@@ -157,6 +246,9 @@ class _Gpu:
         self.driver = driver
         self.handle: Any = None
         self.device: Device | None = None
+        self.serial = ""
+        self.ring = Ring()
+        self.module_watts: float | None = None
         self.state: State | None = None
         self.state_at = 0.0
         self.wanted = 0
