@@ -6,7 +6,8 @@ Data: Electricity Maps; the shapes and figures are those that its API showed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from wattgram.clock import ManualClock
 from wattgram.config import load
 from wattgram.model import Intensity
 from wattgram.ports import Place, ReadFailed, Seconds, Secret
-from wattgram.providers.electricitymaps import TRAITS, ElectricityMaps, Options, open_provider, parse_latest, refused_by
+from wattgram.providers.electricitymaps import (
+    TRAITS,
+    ElectricityMaps,
+    Options,
+    open_provider,
+    parse_latest,
+    parse_rows,
+    refused_by,
+)
 from wattgram.tools.fetch import Reply
 
 # 2026-08-22T17:05:37Z
@@ -187,9 +196,68 @@ def test_a_body_that_is_no_object_does_not_price(body: object) -> None:
     assert "shape" == caught.value.reason
 
 
-def test_the_old_home_assistant_wrapper_without_data_does_not_price() -> None:
-    with pytest.raises(ReadFailed):
+def test_the_old_home_assistant_wrapper_without_data_is_not_yet() -> None:
+    with pytest.raises(ReadFailed) as caught:
         parse_latest({"status": "no-data", "countryCode": "FR", "data": {}}, FR, NOW)
+
+    assert "empty" == caught.value.reason
+
+
+# --- lists of rows --------------------------------------------------------------------------------
+
+
+def rows(*values: object, first: int = 18, key: str = "forecast", **outer: Any) -> dict[str, Any]:
+    """Hourly rows from 2026-08-22T18:00Z on."""
+    listed = [{"carbonIntensity": v, "datetime": f"2026-08-22T{first + n}:00:00.000Z"} for n, v in enumerate(values)]
+    return {"zone": "FR", key: listed, "updatedAt": "2026-08-22T16:00:00.000Z", **outer}
+
+
+def test_a_forecast_of_three_rows_is_three_forecasts() -> None:
+    """Its rows say nothing of being estimated; a float is kept."""
+    found = parse_rows(rows(75, 187.5, 80), FR, NOW, "forecast")
+
+    assert [75.0, 187.5, 80.0] == [i.grams_per_kwh for i in found]
+    assert [(HOUR + 3600 * n, HOUR + 3600 * (n + 1)) for n in (1, 2, 3)] == [(i.start, i.end) for i in found]
+    assert {"forecast"} == {i.basis for i in found}
+
+
+@pytest.mark.parametrize("key", ["history", "data", "forecast"])
+def test_a_list_is_found_under_any_of_its_names(key: str) -> None:
+    assert 2 == len(parse_rows(rows(75, 80, first=10, key=key), FR, NOW, "history"))
+
+
+def test_rows_are_put_in_order_and_those_without_a_value_left_out() -> None:
+    """Null is not 0; an hour that is missing does not make its neighbour longer."""
+    body = rows(75, None, 80, 85, first=10, key="history")
+    body["history"].reverse()
+
+    found = parse_rows(body, FR, NOW, "history")
+
+    assert [75.0, 80.0, 85.0] == [i.grams_per_kwh for i in found]
+    assert {3600.0} == {i.end - i.start for i in found}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (rows(75, zone="DE"), "zone"),
+        (rows("about average"), "shape"),
+        (rows(9999), "shape"),
+        (rows(None, None), "empty"),
+        (rows(), "empty"),
+        (rows(75, estimationMethod="SANDBOX_MODE_DATA"), "plan"),
+        ({"zone": "FR"}, "shape"),
+        ({"zone": "FR", "forecast": {}}, "shape"),
+        ({"zone": "FR", "forecast": [75]}, "shape"),
+        ([], "shape"),
+    ],
+)
+def test_a_list_that_cannot_price_is_refused(body: object, reason: str) -> None:
+    """One bad row is a mistake of the whole."""
+    with pytest.raises(ReadFailed) as caught:
+        parse_rows(body, FR, NOW, "forecast")
+
+    assert reason == caught.value.reason
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -480,3 +548,76 @@ def test_what_the_house_is_told_of_it() -> None:
     """Held for two hours after its end; without a token it is not asked."""
     assert (7200.0, True, True) == (TRAITS.hold, TRAITS.needs_token, TRAITS.network)
     assert {"live", "estimated", "held"} <= set(TRAITS.bases)
+
+
+# --- the day behind and the day ahead -------------------------------------------------------------
+
+
+def asked_for(api: GridApi) -> list[str]:
+    return [request.path.rpartition("/")[2] for request in api.requests]
+
+
+def turns(api: GridApi, count: int, every: float = 300.0) -> list[Sequence[Intensity]]:
+    """So many fetches in succession; a failed one counts as nothing."""
+    clock = ManualClock(wall=NOW)
+    options = Options(base_url=api.url, timeout=Seconds(10.0))
+    asked = open_provider(options, FR, Secret("a test", lambda: api.token), clock)
+    found: list[Sequence[Intensity]] = []
+    for _ in range(count):
+        try:
+            found.append(asked.fetch())
+        except ReadFailed:
+            found.append(())
+        clock.advance(every)
+    asked.close()
+    return found
+
+
+def test_a_first_question_is_one_request(api: GridApi) -> None:
+    """A daemon that restarts in a circle must not multiply it."""
+    turns(api, 1)
+
+    assert ["latest"] == asked_for(api)
+
+
+def test_history_and_forecast_are_asked_for_once_an_hour(api: GridApi) -> None:
+    """Twelve questions in an hour, and two more: the free plan is said to allow fifty."""
+    found = turns(api, 13)
+
+    assert {"latest": 13, "history": 1, "forecast": 1} == Counter(asked_for(api))
+    assert {"live", "forecast"} == {i.basis for i in found[1]}
+    assert sorted(i.start for i in found[1]) == [i.start for i in found[1]]
+
+
+def test_the_newest_value_goes_before_the_lists(api: GridApi) -> None:
+    """For the hour now running all three speak."""
+    api.forecast = lambda start: 300.0
+
+    (now,) = [i for i in turns(api, 2)[1] if i.start <= NOW < i.end]
+
+    assert (75.0, "live") == (now.grams_per_kwh, now.basis)
+
+
+def test_what_the_plan_does_not_cover_is_never_asked_for_again(api: GridApi) -> None:
+    """And costs the newest value nothing."""
+    api.access = ("latest",)
+
+    found = turns(api, 40)
+
+    assert {"latest": 40, "history": 1, "forecast": 1} == Counter(asked_for(api))
+    assert {75.0} == {i.grams_per_kwh for answer in found for i in answer}
+
+
+@pytest.mark.parametrize("mode", ["status:500", "not_json", "empty", "wrong_zone", "array"])
+def test_a_list_that_fails_does_not_fail_the_turn(api: GridApi, mode: str) -> None:
+    api.misbehave("history", mode)
+    api.misbehave("forecast", mode)
+
+    assert [1, 1, 1] == [len(answer) for answer in turns(api, 3)]
+
+
+def test_a_typing_error_in_the_zone_is_told_its_neighbours(api: GridApi) -> None:
+    failure = failed(api, place=Place("DK", "lifecycle"))
+
+    assert "zone" == failure.reason
+    assert "DK-DK2" in str(failure)

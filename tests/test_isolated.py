@@ -356,6 +356,16 @@ def test_a_child_that_is_killed_is_replaced_after_a_pause(stage: Stage) -> None:
     assert "waiting" in str(waiting)
 
 
+def test_during_the_pause_the_cause_is_still_told(stage: Stage) -> None:
+    """The page shows the newest failure, and a log of changes must not swing between the cause and the waiting."""
+    os.kill(stage.pid(), signal.SIGKILL)
+
+    first, second = stage.failure(), stage.failure()
+
+    assert "SIGKILL" in str(first)
+    assert "SIGKILL" in str(second)
+
+
 def test_the_pause_doubles_while_nothing_is_read_and_begins_anew_after_a_reading(stage: Stage) -> None:
     """1, 2, 4 … at most 60 seconds."""
 
@@ -444,14 +454,16 @@ def test_a_child_that_is_silent_for_five_intervals_is_replaced(make: Made, is_st
 
 
 def test_a_child_that_reads_nothing_for_five_intervals_is_replaced(make: Made) -> None:
-    """It answers, but none of its devices does."""
+    """It answers, but none of its devices does: they are named until then, with what happened to them."""
     stage = make(every=0.5)
     pid = stage.pid()
     stage.play("nothing")
+    events = []
     for _ in range(6):
         stage.clock.advance(0.5)
-        stage.failure()
+        events += [f.event for f in stage.source.read().failed]
 
+    assert ["lost"] * 6 == events
     assert is_gone(pid)
 
 

@@ -28,7 +28,7 @@ from wattgram.isolated import IsolatedSource
 from wattgram.model import Device, Reading, Sample, State
 from wattgram.ports import ReadFailed, Unavailable
 from wattgram.sources.nvml import Options
-from wattgram.sources.nvml.binding import NvmlFailed
+from wattgram.sources.nvml.binding import NvmlFailed, Power
 from wattgram.sources.nvml.source import NvmlSource
 
 NO_PERMISSION, GPU_IS_LOST, RESET_REQUIRED, TIMEOUT, DEPRECATED = 4, 15, 16, 10, 26
@@ -54,6 +54,8 @@ class Card:
     uuid: str
     microjoules: int | None = 5_000_000_000_000
     watts: float | None = 300.0
+    serial: str = ""
+    samples: tuple[tuple[int, float], ...] = ()
     handle: int = 1
     codes: dict[str, int] = field(default_factory=dict)
     hangs: set[str] = field(default_factory=set)
@@ -91,13 +93,17 @@ class Fake:
         return self._card("uuid", handle).uuid
 
     def device(self, handle: tuple[int, int], index: int) -> Device:
-        return Device("gpu", self._card("device", handle).uuid, index=str(index))
+        return Device("gpu", self._card("device", handle).uuid, index=str(index), pci_bus_id=f"0000:0{index}:00.0")
 
-    def microjoules(self, handle: tuple[int, int]) -> int | None:
-        return self._card("microjoules", handle).microjoules
+    def serial(self, handle: tuple[int, int]) -> str:
+        return self._card("serial", handle).serial
 
-    def watts(self, handle: tuple[int, int]) -> float | None:
-        return self._card("watts", handle).watts
+    def power(self, handle: tuple[int, int]) -> Power:
+        card = self._card("power", handle)
+        return Power(card.microjoules, card.watts)
+
+    def samples(self, handle: tuple[int, int], last: int) -> list[tuple[int, float]]:
+        return [sample for sample in self._card("samples", handle).samples if sample[0] > last]
 
     def state(self, handle: tuple[int, int]) -> State:
         self._card("state", handle)
@@ -234,7 +240,7 @@ def test_closing_lets_go_of_the_driver(cards: list[Card], clock: ManualClock) ->
 def test_a_card_that_hangs_is_named_and_the_others_are_on_time(cards: list[Card], clock: ManualClock) -> None:
     """Half an interval is waited, no more."""
     source = opened(Fake(*cards), clock)
-    cards[0].hangs.add("watts")
+    cards[0].hangs.add("power")
     started = time.monotonic()
 
     sample = source.read()
@@ -256,19 +262,19 @@ def test_a_hanging_card_is_not_asked_again_meanwhile(cards: list[Card], clock: M
     """One thread, one call: they do not pile up in the driver."""
     fake = Fake(*cards)
     source = opened(fake, clock, every=0.1)
-    cards[0].hangs.add("watts")
+    cards[0].hangs.add("power")
     before = threading.active_count()
-    asked = fake.count_of("watts", 0)
+    asked = fake.count_of("power", 0)
     for _ in range(5):
         source.read()
 
-    assert (before, 1) == (threading.active_count(), fake.count_of("watts", 0) - asked)
+    assert (before, 1) == (threading.active_count(), fake.count_of("power", 0) - asked)
 
 
 def test_a_late_answer_is_dropped(cards: list[Card], clock: ManualClock) -> None:
     """It is of another time than the one that is asked about."""
     source = opened(Fake(*cards), clock)
-    cards[0].hangs.add("microjoules")
+    cards[0].hangs.add("power")
     source.read()
     late = clock.now()
     clock.advance(10.0)
@@ -301,11 +307,10 @@ def test_a_card_that_hangs_while_it_is_looked_up_delays_nobody_for_ever(cards: l
 
 
 @pytest.mark.parametrize("code", [GPU_IS_LOST, RESET_REQUIRED])
-@pytest.mark.parametrize("call", ["microjoules", "watts"])
-def test_a_card_that_fell_off_the_bus_is_lost(cards: list[Card], clock: ManualClock, code: int, call: str) -> None:
+def test_a_card_that_fell_off_the_bus_is_lost(cards: list[Card], clock: ManualClock, code: int) -> None:
     """Xid 79: only it; the event is what is counted."""
     source = opened(Fake(*cards), clock)
-    cards[0].codes[call] = code
+    cards[0].codes["power"] = code
 
     sample = source.read()
 
@@ -315,7 +320,7 @@ def test_a_card_that_fell_off_the_bus_is_lost(cards: list[Card], clock: ManualCl
 
 def test_any_other_refusal_is_no_loss(cards: list[Card], clock: ManualClock) -> None:
     source = opened(Fake(*cards), clock)
-    cards[0].codes["watts"] = TIMEOUT
+    cards[0].codes["power"] = TIMEOUT
 
     assert "" == source.read().failed[0].event
 
@@ -323,7 +328,7 @@ def test_any_other_refusal_is_no_loss(cards: list[Card], clock: ManualClock) -> 
 def test_a_lost_card_returns_by_a_new_handle(cards: list[Card], clock: ManualClock) -> None:
     """After a reset the old handle is worth nothing."""
     source = opened(Fake(*cards), clock)
-    cards[0].codes["watts"] = GPU_IS_LOST
+    cards[0].codes["power"] = GPU_IS_LOST
     source.read()
     cards[0].codes.clear()
     cards[0].handle = 2
@@ -342,7 +347,7 @@ def test_a_stale_handle_is_replaced(cards: list[Card], clock: ManualClock) -> No
 def test_another_card_in_the_same_slot_is_refused(cards: list[Card], clock: ManualClock) -> None:
     """Its joules are not the old card's."""
     source = opened(Fake(*cards), clock)
-    cards[0].codes["watts"] = GPU_IS_LOST
+    cards[0].codes["power"] = GPU_IS_LOST
     source.read()
     cards[0].codes.clear()
     cards[0].uuid, cards[0].handle = "GPU-c", 2
@@ -355,7 +360,7 @@ def test_another_card_in_the_same_slot_is_refused(cards: list[Card], clock: Manu
 
 def test_the_old_card_is_known_again_when_it_comes_back(cards: list[Card], clock: ManualClock) -> None:
     source = opened(Fake(*cards), clock)
-    cards[0].codes["watts"] = GPU_IS_LOST
+    cards[0].codes["power"] = GPU_IS_LOST
     source.read()
     cards[0].codes.clear()
     cards[0].uuid, cards[0].handle = "GPU-c", 2
@@ -372,7 +377,7 @@ def test_the_old_card_is_known_again_when_it_comes_back(cards: list[Card], clock
 def test_a_driver_that_is_gone_asks_for_a_new_process(cards: list[Card], clock: ManualClock, code: int) -> None:
     source = opened(Fake(*cards), clock)
     for card in cards:
-        card.codes["microjoules"] = code
+        card.codes["power"] = code
 
     with pytest.raises(ReadFailed, match=f"NVML error {code}") as caught:
         source.read()
@@ -384,29 +389,67 @@ def test_cards_that_all_refuse_for_other_reasons_do_not(cards: list[Card], clock
     """They are named, and asked again."""
     source = opened(Fake(*cards), clock)
     for card in cards:
-        card.codes["microjoules"] = TIMEOUT
+        card.codes["power"] = TIMEOUT
 
     assert ([], ["GPU-a", "GPU-b"]) == ids(source.read())
 
 
 def test_an_unknown_error_of_one_card_leaves_the_others(cards: list[Card], clock: ManualClock) -> None:
     source = opened(Fake(*cards), clock)
-    cards[0].codes["watts"] = 999
+    cards[0].codes["power"] = 999
 
     assert (["GPU-b"], ["GPU-a"]) == ids(source.read())
 
 
 @pytest.mark.parametrize("code", [NO_PERMISSION, TIMEOUT, DEPRECATED, 17])
-def test_a_card_that_does_not_tell_its_temperature_is_metered_all_the_same(
-    cards: list[Card], clock: ManualClock, code: int
+@pytest.mark.parametrize("call", ["state", "samples"])
+def test_a_card_that_does_not_tell_everything_is_metered_all_the_same(
+    cards: list[Card], clock: ManualClock, call: str, code: int
 ) -> None:
-    """Optional facts: power and energy are known, and must not be thrown away with them."""
-    cards[0].codes["state"] = code
+    """Optional facts: the power is known, and must not be thrown away with a temperature or an old sample."""
+    cards[0].codes[call] = code
+    cards[0].microjoules = None  # without a counter the samples are asked for too
 
     reading = next((r for r in opened(Fake(*cards), clock).read().readings if r.device.id == "GPU-a"), None)
 
     assert reading is not None
-    assert (300.0, None) == (reading.watts, reading.state)
+    assert 300.0 == reading.watts
+
+
+# --- asleep ---------------------------------------------------------------------------------------
+
+
+def sleeping(sysfs: Path, card: int, status: str) -> None:
+    """What the kernel says of a card's power."""
+    file = sysfs / f"bus/pci/devices/0000:0{card}:00.0/power/runtime_status"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{status}\n")
+
+
+def test_a_card_that_sleeps_is_not_woken(cards: list[Card], clock: ManualClock, tmp_path: Path) -> None:
+    """Any call would; it is named, its event counted, and the others are read."""
+    fake = Fake(*cards)
+    source = NvmlSource(fake, clock, every=EVERY, state_every=5.0, sysfs=tmp_path)
+    source.open()
+    sleeping(tmp_path, 0, "suspended")
+    sleeping(tmp_path, 1, "active")
+    before = len([call for call in fake.calls if call[1] == 0])
+
+    sample = source.read()
+
+    assert (["GPU-b"], ["GPU-a"]) == ids(sample)
+    assert "suspended" == sample.failed[0].event
+    assert before == len([call for call in fake.calls if call[1] == 0])
+
+
+def test_a_card_that_woke_up_is_read_again(cards: list[Card], clock: ManualClock, tmp_path: Path) -> None:
+    source = NvmlSource(Fake(*cards), clock, every=EVERY, state_every=5.0, sysfs=tmp_path)
+    source.open()
+    sleeping(tmp_path, 0, "suspended")
+    source.read()
+    sleeping(tmp_path, 0, "active")
+
+    assert (["GPU-a", "GPU-b"], []) == ids(source.read())
 
 
 # --- the binding over the compiled stand-in -------------------------------------------------------
@@ -509,16 +552,16 @@ def test_the_counter_is_given_in_microjoules_and_not_cut_to_32_bits(stage: Stage
     """5 000 000 000 mJ read as an unsigned int is 705 032 704."""
     _, process = stage(Gpu(profile=Constant(0.0), counter_start_mj=5_000_000_000))
 
-    assert 5_000_000_000_000 == process.value("nvml.microjoules(handle())")
+    assert 5_000_000_000_000 == process.value("nvml.power(handle()).microjoules")
 
 
 def test_the_counter_advances_by_what_was_drawn(stage: Stage) -> None:
     """The stand-in's own truth at two moments, to a step of its counter."""
     driver, process = stage(Gpu(profile=Constant(500.0), counter_step=0.001))
     before = time.monotonic()
-    first = process.value("nvml.microjoules(handle())")
+    first = process.value("nvml.power(handle()).microjoules")
     until(lambda: time.monotonic() - before > 0.2)
-    last = process.value("nvml.microjoules(handle())")
+    last = process.value("nvml.power(handle()).microjoules")
     after = time.monotonic()
 
     assert 0 < last - first <= driver.joules(0, before, after) * 1e6 + 500_000
@@ -527,31 +570,34 @@ def test_the_counter_advances_by_what_was_drawn(stage: Stage) -> None:
 def test_power_is_given_in_watts(stage: Stage) -> None:
     _, process = stage(Gpu(profile=Constant(123.456)))
 
-    assert 123.456 == process.value("nvml.watts(handle())")
+    assert 123.456 == process.value("nvml.power(handle()).watts")
 
 
 def test_a_power_of_nothing_is_not_known(stage: Stage) -> None:
     """NVML says 0 mW where it cannot tell."""
     _, process = stage(Gpu(profile=Constant(0.0)))
 
-    assert process.value("nvml.watts(handle())") is None
+    assert process.value("nvml.power(handle()).watts") is None
 
 
 def test_what_a_card_does_not_have_is_none(stage: Stage) -> None:
     """Before Volta no counter, on many laptops no power."""
     _, process = stage(Gpu(counter=False, power_supported=False))
 
-    assert [None, None] == process.value("[nvml.microjoules(handle()), nvml.watts(handle())]")
+    assert [None, None] == process.value("[nvml.power(handle()).microjoules, nvml.power(handle()).watts]")
 
 
 @pytest.mark.parametrize(
     ("gpu", "events"),
-    [(Gpu(), ["reset", "gap", "implausible", "lost"]), (Gpu(counter=False), ["gap", "lost"])],
+    [
+        (Gpu(), {"reset", "gap", "implausible", "lost", "stuck", "suspended"}),
+        (Gpu(counter=False), {"gap", "lost", "suspended"}),
+    ],
 )
-def test_a_card_announces_the_events_that_its_meter_can_have(stage: Stage, gpu: Gpu, events: list[str]) -> None:
+def test_a_card_announces_the_events_that_its_meter_can_have(stage: Stage, gpu: Gpu, events: set[str]) -> None:
     _, process = stage(gpu)
 
-    assert events == process.value("nvml.device(handle(), 0)")["events"]
+    assert events == set(process.value("nvml.device(handle(), 0)")["events"])
 
 
 def test_a_state_is_in_our_units(stage: Stage) -> None:
@@ -629,18 +675,29 @@ def test_what_a_card_can_draw_at_most(stage: Stage, most: float, default: float,
     assert watts == pytest.approx(process.value("nvml.device(handle(), 0)")["max_watts"])
 
 
-def test_a_card_without_known_limits_allows_anything(stage: Stage) -> None:
+def test_a_card_without_known_limits_has_a_ceiling_above_any_board(stage: Stage) -> None:
+    """So that a glitch of its counter is still found out."""
     without = ("nvmlDeviceGetPowerManagementLimitConstraints", "nvmlDeviceGetPowerManagementDefaultLimit")
     _, process = stage(Gpu(), without=without)
 
-    assert process.value("nvml.device(handle(), 0)")["max_watts"] is None
+    assert process.value("nvml.device(handle(), 0)")["max_watts"] >= 2900.0
+
+
+def test_without_both_ways_to_a_fact_it_is_not_known(stage: Stage) -> None:
+    without = ("nvmlDeviceGetFieldValues", "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage")
+    _, process = stage(Gpu(), without=without)
+
+    assert [None, None] == process.value("[nvml.power(handle()).microjoules, nvml.power(handle()).watts]")
 
 
 @pytest.mark.parametrize(
     ("symbol", "expression", "expected"),
     [
-        ("nvmlDeviceGetTotalEnergyConsumption", "nvml.microjoules(handle())", None),
-        ("nvmlDeviceGetPowerUsage", "nvml.watts(handle())", None),
+        ("nvmlDeviceGetTotalEnergyConsumption", "nvml.power(handle()).microjoules > 0", True),
+        ("nvmlDeviceGetPowerUsage", "nvml.power(handle()).watts", 300.0),
+        ("nvmlDeviceGetFieldValues", "nvml.power(handle()).microjoules > 0", True),
+        ("nvmlDeviceGetFieldValues", "nvml.power(handle()).watts", 300.0),
+        ("nvmlDeviceGetSamples", "nvml.samples(handle(), 0)", []),
         ("nvmlDeviceGetFieldValues", "nvml.state(handle()).throttled", []),
         ("nvmlDeviceGetUtilizationRates", "nvml.state(handle()).utilization", None),
         ("nvmlDeviceGetEnforcedPowerLimit", "nvml.state(handle()).power_limit_watts", None),
@@ -672,7 +729,7 @@ def test_an_error_keeps_its_number(stage: Stage, code: int, is_fatal: bool) -> N
     driver, process = stage(Gpu())
     driver.change(0, power_error=code)
 
-    answer = process.ask("nvml.watts(handle())")
+    answer = process.ask("nvml.power(handle()).watts")
 
     assert ("NvmlFailed", code, is_fatal) == (answer["error"], answer["code"], answer["fatal"])
     assert str(code) in answer["text"]

@@ -114,6 +114,7 @@ class IsolatedSource:
         self._environment = dict(environment)
         self._child: _Child | None = None
         self._abandoned: list[_Child] = []
+        self._why = ""
         self._spent = 0.0
         self._restarts = 0
         self._not_before = 0.0
@@ -125,9 +126,9 @@ class IsolatedSource:
         child = self._child or self._start()
         try:
             reply = child.ask(Read(child.next_seq()), 0.9 * self._every)
-        except ReadFailed:
+        except ReadFailed as failure:
             if not child.is_alive() or self._is_silent():
-                self._replace("it does not answer")
+                self._replace(str(failure))
             raise
         match reply:
             case Gave(sample=sample):
@@ -136,6 +137,9 @@ class IsolatedSource:
                 if fatal or self._is_silent():
                     self._replace(message)
                 raise ReadFailed(message, reason, fatal=fatal)
+            case Missing(message=message, remedy=remedy):
+                self.close()
+                raise Unavailable(message, remedy)
             case _:
                 raise ReadFailed(f"the child answered out of turn: {type(reply).__name__}", "shape")
 
@@ -156,15 +160,15 @@ class IsolatedSource:
     def _start(self) -> _Child:
         now = self._clock.now().mono
         if now < self._not_before:
-            raise ReadFailed("waiting before a new child is started", "timeout")
+            raise ReadFailed(f"{self._why}; waiting before a new child is started", "timeout")
         if len(self._abandoned) >= MAX_ABANDONED:
             raise ReadFailed(f"{MAX_ABANDONED} children hang in the driver; not starting another", "timeout")
         child = _Child(self._environment)
         try:
             reply = child.ask(self._open, OPEN_SECONDS)
-        except ReadFailed:
+        except ReadFailed as failure:
             self._child = child
-            self._replace("it does not open")
+            self._replace(f"it does not open: {failure}")
             raise
         if isinstance(reply, Missing | Failed):
             child.end(GOODBYE_SECONDS)
@@ -193,6 +197,7 @@ class IsolatedSource:
         child = self._child
         if child is None:
             return
+        self._why = why
         log.warning("%s: replacing the reading process %d: %s", self._open.plug, child.pid, why)
         child.kill()
         self._retire(child)

@@ -192,6 +192,8 @@ class Meter:
             return
         for kind in new.events:
             books.event(new.device, kind)
+        if memory.counted is not None and memory.counted.driver != new.driver:
+            memory.counted = None  # another driver's counter, begun at another value
         self._overrun(memory, new, books)
         memory.integral.extend(new, self._max_gap)
         if memory.counted is not None and memory.counted.at == memory.covered and new.counter and memory.trust.believed:

@@ -171,9 +171,9 @@ class _Extra:
         if failure.reason == "plan":
             self._due = math.inf
             log.warning("electricitymaps: no %s, which is not asked for any more: %s", self.name, failure)
-        elif str(failure) != self._said:
+        elif failure.reason != self._said:  # the words may hold a piece of the answer, and differ each time
             log.info("electricitymaps: no %s: %s; asked again in an hour", self.name, failure)
-        self._said = str(failure)
+        self._said = failure.reason
 
     def answered(self) -> None:
         """Note that it came."""

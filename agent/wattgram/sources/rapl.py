@@ -90,7 +90,8 @@ class RaplSource:
         now = self._clock.now()
         if now.mono - self._scanned.mono > RESCAN_SECONDS:
             self._scanned = now
-            self._zones = find_zones(self._powercap) or self._zones
+            found = {zone.device: zone for zone in find_zones(self._powercap)}
+            self._zones = tuple({**{zone.device: zone for zone in self._zones}, **found}.values())
         readings: list[Reading] = []
         failed: list[Failure] = []
         for zone in self._zones:
@@ -100,7 +101,8 @@ class RaplSource:
                 failed.append(Failure(zone.device, str(failure)))
         if failed and not readings:
             raise ReadFailed(failed[0].reason)
-        return Sample(now, self._mirrors.collapse(readings), failed=tuple(failed))
+        missed = (failure for failure in failed if not self._mirrors.is_mirror(failure.device))
+        return Sample(now, self._mirrors.collapse(readings), failed=tuple(missed))
 
     def close(self) -> None:
         """Hold nothing, let go of nothing."""
@@ -201,6 +203,13 @@ class _Mirrors:
             by_package.setdefault(package, []).append(reading)
         return tuple(r for package, dies in by_package.items() for r in self._kept(package, dies))
 
+    def is_mirror(self, device: Device) -> bool:
+        """Whether a device is known to show another's joules, or may be: then it cannot go unmetered by itself."""
+        package = device.id.partition("-die-")[0]
+        if not self._suspected or package == device.id:
+            return False
+        return self._keepers.get(package) != device.id and self._verdicts.get(package) is not False
+
     def _kept(self, package: str, dies: list[Reading]) -> list[Reading]:
         verdict = self._verdicts.get(package)
         if len(dies) > 1 and verdict is None:
@@ -214,9 +223,10 @@ class _Mirrors:
     def _judge(self, package: str, now: dict[str, int]) -> bool | None:
         before = self._first.setdefault(package, now)
         moves = [now[die] - before[die] for die in now if die in before]
-        if len(moves) != len(now) or min(moves) <= 0:
-            if min(moves, default=0) < 0:  # one wrapped meanwhile: begin again
-                self._first[package] = now
+        if before.keys() != now.keys() or min(moves, default=0) < 0:  # one came, went or wrapped: begin again
+            self._first[package] = now
+            return None
+        if min(moves) == 0:
             return None
         together = max(moves) - min(moves) <= max(MIRROR_RATIO * max(moves), MIRROR_MICROJOULES / 10)
         verdict = together and all(_spread(values) <= MIRROR_MICROJOULES for values in (before, now))

@@ -172,7 +172,7 @@ class Nvml:
         """Return what the GPU says beside power."""
         rates = _known(pynvml.nvmlDeviceGetUtilizationRates, handle)
         memory = _memory(handle)
-        temperature = _known(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+        temperature = _temperature(handle)
         limit = _known(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
         return State(
             utilization=None if rates is None else rates.gpu / 100,
@@ -211,6 +211,15 @@ def _memory(handle: Any) -> Any:
     except NvmlFailed:
         memory = None
     return memory or _known(pynvml.nvmlDeviceGetMemoryInfo, handle)
+
+
+def _temperature(handle: Any) -> Any:
+    """The core's, by the newer name where the driver knows it: the older one is to be removed."""
+    newer = getattr(pynvml, "nvmlDeviceGetTemperatureV", None)
+    found = _known(newer, handle, pynvml.NVML_TEMPERATURE_GPU) if newer else None
+    if found is None:
+        found = _known(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+    return getattr(found, "temperature", found)
 
 
 def _throttled(handle: Any) -> tuple[tuple[str, float], ...]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 PASCAL, VOLTA, TURING, AMPERE, ADA, HOPPER = 4, 5, 6, 7, 8, 9
 GA100 = ("A100", "A800", "A30")
 DATA_CENTRE = frozenset(
-    ("P4", "P40", "P100", "V100", "T4", "A2", "A10", "A16", "A30", "A40", "A100", "A800")
-    + ("L4", "L40", "L40S", "H100", "H200", "H800")
+    (
+        *("P4", "P40", "P100", "V100", "T4", "A2", "A10", "A16", "A30", "A40", "A100", "A800"),
+        *("L4", "L40", "L40S", "H100", "H200", "H800"),
+    )
 )
 
 STEADY, CONSUMER = 0.05, 0.10

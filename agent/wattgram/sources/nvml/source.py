@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -165,9 +166,8 @@ class NvmlSource:
         after = self._clock.now()
         gpu.module_watts = power.module_watts
         counter = None if power.microjoules is None else Counter(power.microjoules)
-        trace = () if counter else gpu.ring.trace(self._binding.samples(gpu.handle, gpu.ring.last), after.mono)
-        if gpu.state is None or after.mono - gpu.state_at >= self._state_every:
-            gpu.state, gpu.state_at = self._binding.state(gpu.handle), after.mono
+        trace = () if counter else self._trace(gpu, after.mono)
+        self._observe(gpu, after.mono)
         return Reading(
             gpu.device,
             Instant((before.mono + after.mono) / 2, (before.wall + after.wall) / 2),
@@ -177,6 +177,19 @@ class NvmlSource:
             state=gpu.state,
             driver=gpu.driver,
         )
+
+    def _trace(self, gpu: _Gpu, mono: float) -> tuple[tuple[float, float], ...]:
+        """The driver's samples since the last turn; none when it will not tell: power is known all the same."""
+        with suppress(ReadFailed):
+            return gpu.ring.trace(self._binding.samples(gpu.handle, gpu.ring.last), mono)
+        return ()
+
+    def _observe(self, gpu: _Gpu, mono: float) -> None:
+        """Note once in a while what the card says beside power; it is metered also when it will not tell."""
+        if gpu.state is None or mono - gpu.state_at >= self._state_every:
+            gpu.state_at = mono
+            with suppress(ReadFailed):
+                gpu.state = self._binding.state(gpu.handle)
 
     def _identify(self, gpu: _Gpu) -> None:
         """Get a handle anew; another card in the same place is not the card we know."""
