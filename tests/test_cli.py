@@ -438,6 +438,7 @@ def test_no_process_of_ours_carries_the_token_on(tmp_path: Path) -> None:
         with Daemon(tmp_path, config, env=env) as daemon:
             api.wait_for_requests(1)
             daemon.until(lambda m: m.value("wattgram_pricing_intensity_grams_per_kwh") == 75.0)
+            daemon.until(lambda m: m.value("wattgram_device_energy_joules_total", component="gpu") > 0)
             children = [daemon.environ(pid) for pid in daemon.children()]
             pages = [daemon.get(path).text for path in ("/", "/metrics", "/api/v1/status", "/api/v1/intensity")]
             log = daemon.log

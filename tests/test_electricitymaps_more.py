@@ -206,10 +206,30 @@ def test_the_second_turn_brings_the_day_behind_and_the_day_ahead(turns: Turns) -
 
     found = turns.fetch()
 
-    assert ["latest", "latest", "history", "forecast"] == turns.asked()
+    assert ["latest", "latest", "forecast", "history"] == turns.asked()
     assert [HOUR + hour * 3600 for hour in range(-23, 25)] == [i.start for i in found]
     assert ["live"] * 24 + ["forecast"] * 24 == [i.basis for i in found]
     assert [75.0] * 24 + [50.0] * 24 == [i.grams_per_kwh for i in found]
+
+
+def test_the_newest_value_is_believed_where_history_is_older(turns: Turns) -> None:
+    """Values are revised."""
+    turns.api.schedule = lambda _: 75.0 if turns.asked()[-1] == "latest" else 60.0
+    turns.settle()
+
+    at = {i.start: i.grams_per_kwh for i in turns.fetch()}
+
+    assert (60.0, 75.0) == (at[HOUR - 3600], at[HOUR])
+
+
+def test_history_is_believed_where_a_forecast_spoke_of_the_same_hour(turns: Turns) -> None:
+    """Here because the server's clock is an hour ahead; what it says of an hour to come is a forecast all the same."""
+    turns.api.forecast, turns.api.lag = lambda _: 50.0, -3600.0
+    turns.settle()
+
+    at = {i.start: (i.grams_per_kwh, i.basis) for i in turns.fetch()}
+
+    assert [(75.0, "live"), (75.0, "forecast"), (50.0, "forecast")] == [at[HOUR + hour * 3600] for hour in range(3)]
 
 
 def test_while_the_newest_value_is_late_the_forecast_stands_in(turns: Turns) -> None:
@@ -322,7 +342,7 @@ def test_an_extra_that_fails_takes_nothing_with_it(turns: Turns, mode: str, capl
     assert ([1, 1, 1], 48) == (failing, again)
     lines = [r.getMessage() for r in caplog.records]
     assert 4 == len(lines)
-    assert [f"electricitymaps: {name} is there again" for name in ("history", "forecast")] == lines[2:]
+    assert [f"electricitymaps: {name} is there again" for name in ("forecast", "history")] == lines[2:]
     assert not any(turns.api.token in line for line in lines)
 
 
@@ -374,9 +394,9 @@ def test_an_unknown_zone_names_its_neighbours() -> None:
 
 @pytest.mark.parametrize("mode", ["status:500", "status:401", "html", "not_json", "truncated", "oversize"])
 def test_without_the_list_the_zone_is_still_said_to_be_unknown(mode: str) -> None:
-    turns = Turns(zone="DK")
+    turns = Turns(zone="status")  # as a key of the refusal, which is no list of zones
     turns.api.misbehave("zones", mode)
-    with pytest.raises(ReadFailed, match="Zone 'DK' does not exist") as caught:
+    with pytest.raises(ReadFailed, match="Zone 'status' does not exist") as caught:
         turns.fetch()
     turns.close()
 

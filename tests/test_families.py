@@ -42,7 +42,17 @@ from wattgram_exporters.families import families, is_fresh
 
 NOW = Instant(1000.0, 1_780_000_000.0)
 EVERY = 2.0
-GPU = Device("gpu", "GPU-1", "H100", "0", "0000:10:00.0", "SXM-1", "board", events=("gap", "reset"))
+GPU = Device(
+    "gpu",
+    "GPU-1",
+    "H100",
+    "0",
+    "0000:10:00.0",
+    "SXM-1",
+    "board",
+    events=("gap", "reset"),
+    uncertainty=(("counter", 0.02),),
+)
 CPU = Device("cpu", "package-0", "Xeon", covers="package", events=("wrap",))
 PRICE = Intensity(
     "FR", "annual", 0.0, math.inf, 44.0, "annual", "lifecycle", boundary="production", edition="2024", source="a table"
@@ -62,6 +72,8 @@ CONTRACT = {
     "wattgram_device_emissions_grams_total": (COUNTER, DEVICE),
     "wattgram_device_unmetered_seconds_total": (COUNTER, ("component", "device")),
     "wattgram_device_events_total": (COUNTER, ("component", "device", "event")),
+    "wattgram_device_crosscheck_ratio": (GAUGE, ("component", "device")),
+    "wattgram_device_uncertainty_ratio": (GAUGE, ("component", "device")),
     "wattgram_gpu_utilization_ratio": (GAUGE, ("device",)),
     "wattgram_gpu_memory_used_bytes": (GAUGE, ("device",)),
     "wattgram_gpu_memory_total_bytes": (GAUGE, ("device",)),
@@ -96,8 +108,6 @@ CONTRACT = {
     "process_max_fds": (GAUGE, ()),
 }
 PROMISED_LATER = {
-    "wattgram_device_crosscheck_ratio": (GAUGE, ("component", "device")),
-    "wattgram_device_uncertainty_ratio": (GAUGE, ("component", "device")),
     "wattgram_device_idle_power_watts": (GAUGE, ("component", "device")),
     "wattgram_host_power_watts": (GAUGE, ("meter",)),
     "wattgram_host_energy_joules_total": (COUNTER, ("meter",)),
@@ -128,7 +138,20 @@ UNPRICED = ("none", "lifecycle")
 def account(device: Device = GPU) -> DeviceTotals:
     """A device that was read a moment ago."""
     return DeviceTotals(
-        device, "nvml", EVERY, "counter", "570.1", NOW, 312.5, STATE, 2_500_000, 44, 1.5, (("gap", 1),), (("cap", 2.0),)
+        device=device,
+        source="nvml",
+        every=EVERY,
+        method="counter",
+        driver="570.1",
+        read_at=NOW,
+        watts=312.5,
+        state=STATE,
+        microjoules=2_500_000,
+        carbon=44,
+        unmetered_seconds=1.5,
+        events=(("gap", 1),),
+        throttled=(("cap", 2.0),),
+        crosscheck=1.002,
     )
 
 
@@ -397,6 +420,17 @@ def test_only_gpus_have_gpu_families() -> None:
     }
 
 
+def test_a_meter_that_was_not_checked_has_no_ratio() -> None:
+    """1.0 would say that it was."""
+    assert "wattgram_device_crosscheck_ratio" not in names(only(replace(account(), crosscheck=None)))
+
+
+def test_uncertainty_is_that_of_the_method_in_use() -> None:
+    """And absent where none is established: a figure for another method would be a false promise."""
+    assert {("GPU-1",): 0.02} == values(only(account()), "wattgram_device_uncertainty_ratio", "device")
+    assert "wattgram_device_uncertainty_ratio" not in names(only(replace(account(), method="power")))
+
+
 def test_a_price_that_is_not_known_is_absent_and_the_books_stay() -> None:
     """Unpriced now does not undo the grams of an hour ago."""
     snapshot = replace(full(), grid=Grid("FR", "lifecycle", None, ()))
@@ -476,6 +510,15 @@ def test_only_the_monotonic_clock_makes_a_gauge_old() -> None:
     device = replace(account(), read_at=Instant(NOW.mono - 1.0, NOW.wall - 3600.0))
 
     assert is_fresh(device, only(device))
+
+
+def test_every_gauge_of_a_device_goes_with_its_reading() -> None:
+    """Power, state, what is said of its meter: nothing of a device that is gone is as it was."""
+    gone = replace(account(), read_at=Instant(NOW.mono - 3 * EVERY - 1.0, NOW.wall))
+
+    gauges = {line.name for f in families(only(gone)) if f.type == GAUGE for line in f.samples}
+
+    assert set() == {name for name in gauges if name.startswith(("wattgram_device_", "wattgram_gpu_"))}
 
 
 def test_a_lost_device_keeps_its_counters_and_loses_its_gauges() -> None:

@@ -158,6 +158,20 @@ def test_the_deadline_is_for_the_whole_answer(api: GridApi, mode: str) -> None:
     assert PATIENCE <= time.monotonic() - started < PATIENCE + 2.0
 
 
+def test_what_the_deadline_cut_short_is_a_timeout_every_time(api: GridApi) -> None:
+    """Timer and clock must not disagree about it by a hair: a cut answer would look complete, or like a bad server."""
+    api.mode = "hang_after_headers"
+    fetcher = Fetcher(0.02)
+    reasons = set()
+    for _ in range(200):
+        with pytest.raises(ReadFailed) as caught:
+            fetcher.get(f"{api.url}/v4/carbon-intensity/latest", {"zone": "FR"}, {})
+        reasons.add(caught.value.reason)
+    fetcher.close()
+
+    assert {"timeout"} == reasons
+
+
 def test_a_slow_answer_within_the_deadline_counts(api: GridApi) -> None:
     api.mode, api.drip_every = "drip", 0.0005
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from wattgram import __version__, registry
+from wattgram import __version__, isolated, registry
 from wattgram.accountant import Accountant
 from wattgram.cache import Cache
 from wattgram.config import AUTO, Config, state_directory
@@ -116,6 +117,15 @@ def source_opener(name: str, config: Config, clock: Clock, environ: Mapping[str,
     if entry.isolated:
         return lambda: IsolatedSource(entry.module, asdict(options), every, clock, child_environment(environ))
     return lambda: registry.source(name).open_source(options, clock, every)
+
+
+def recorded(name: str, config: Config, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what a source's hardware answers, for a fixture; None: there is nothing to record of it."""
+    entry, options = registry.SOURCES[name], config.sources[name]
+    if entry.isolated:
+        return isolated.record(entry.module, asdict(options), child_environment(environ))
+    plug = registry.source(name)
+    return plug.record(options) if hasattr(plug, "record") else None
 
 
 def interval(name: str, config: Config) -> float:

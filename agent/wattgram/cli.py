@@ -89,6 +89,8 @@ def examine(arguments: argparse.Namespace) -> int:
     """Try everything on this host, and say what is missing and how to mend it."""
     settings = _load(arguments)
     logs.set_up("error", settings.log.format)
+    if arguments.record:
+        return doctor.record(settings, os.environ, Path(arguments.record))
     return doctor.examine(settings, SystemClock(), os.environ, as_json=arguments.json)
 
 
@@ -169,7 +171,9 @@ def _parser() -> argparse.ArgumentParser:
     add("run", run, zone, listen)
     add("demo", demo, zone, listen)
     add("once", once, zone).add_argument("--format", choices=("prometheus", "json"), default="prometheus")
-    add("doctor", examine, zone, listen).add_argument("--json", action="store_true", help="for programs")
+    add_doctor = add("doctor", examine, zone, listen)
+    add_doctor.add_argument("--json", action="store_true", help="for programs")
+    add_doctor.add_argument("--record", metavar="DIR", help="write a masked recording of this host's hardware to DIR")
     add("intensity", intensity, zone)
     add("config", show_config, zone, listen)
     add("check-config", check_config).add_argument("file", nargs="?", metavar="FILE")

@@ -10,8 +10,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from wattgram.app import GOOD, MISSING, Link, chain, enabled_sources, source_opener
+from wattgram.app import GOOD, MISSING, Link, chain, enabled_sources, recorded, source_opener
 from wattgram.config import Config, state_directory
 from wattgram.model import Intensity, Sample
 from wattgram.ports import Clock, ReadFailed, Unavailable
@@ -48,6 +49,25 @@ def examine(config: Config, clock: Clock, environ: Mapping[str, str], *, as_json
     metered = any(f.what.startswith("source ") and f.state == FINE for f in findings)
     wanting = any(f.required and f.state != FINE for f in findings)
     return GOOD if metered and not wanting else MISSING
+
+
+def record(config: Config, environ: Mapping[str, str], directory: Path) -> int:
+    """Write what this host's hardware answers to a file that may become a fixture; serial numbers are masked."""
+    answers: dict[str, Any] = {}
+    for name in enabled_sources(config):
+        try:
+            found = recorded(name, config, environ)
+        except (Unavailable, ReadFailed) as missing:
+            print(f"{MARKS[ABSENT]} {name}: {missing}")
+            continue
+        if found is not None:
+            answers[name] = found
+            print(f"{MARKS[FINE]} {name}: recorded")
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "recording.json"
+    path.write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"written to {path}: look through it before you send it")
+    return GOOD if answers else MISSING
 
 
 def show_intensity(config: Config, clock: Clock) -> int:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 import msgspec
@@ -59,6 +60,21 @@ class Read(msgspec.Struct, tag=True):
     seq: int
 
 
+class Record(msgspec.Struct, tag=True):
+    """What to ask a plug instead of opening it: everything its hardware answers, for a fixture."""
+
+    seq: int
+    plug: str
+    options: dict[str, Any]
+
+
+class Recorded(msgspec.Struct, tag=True):
+    """What the hardware answered."""
+
+    seq: int
+    answers: dict[str, Any]
+
+
 class Opened(msgspec.Struct, tag=True):
     """The source is open."""
 
@@ -90,8 +106,8 @@ class Missing(msgspec.Struct, tag=True):
     remedy: str
 
 
-Request = Open | Read
-Reply = Opened | Gave | Failed | Missing
+Request = Open | Read | Record
+Reply = Opened | Gave | Recorded | Failed | Missing
 
 
 # --- the parent's side --------------------------------------------------------------------------
@@ -124,9 +140,12 @@ class IsolatedSource:
         """Return the child's sample within an interval; raise ReadFailed, or Unavailable when it cannot open."""
         self._reap()
         child = self._child or self._start()
+        asked = self._clock.now().mono
         try:
             reply = child.ask(Read(child.next_seq()), 0.9 * self._every)
         except ReadFailed as failure:
+            if self._clock.now().mono - asked > self._every + LEAST_SILENCE:
+                self._heard = self._clock.now().mono  # it was we who did not run, not the child
             if not child.is_alive() or self._is_silent():
                 self._replace(str(failure))
             raise
@@ -216,6 +235,24 @@ class IsolatedSource:
 
     def _reap(self) -> None:
         self._abandoned = [child for child in self._abandoned if child.is_alive()]
+
+
+def record(plug: str, options: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a plug's hardware answers, asked in a child; raise Unavailable or ReadFailed."""
+    child = _Child(environment)
+    try:
+        reply = child.ask(Record(0, plug, options), OPEN_SECONDS)
+    finally:
+        child.end(GOODBYE_SECONDS)
+    match reply:
+        case Recorded(answers=answers):
+            return answers
+        case Missing(message=message, remedy=remedy):
+            raise Unavailable(message, remedy)
+        case Failed(message=message, reason=reason):
+            raise ReadFailed(message, reason)
+        case _:
+            raise ReadFailed(f"the child answered out of turn: {type(reply).__name__}", "shape")
 
 
 class _Child:
@@ -348,6 +385,9 @@ def main() -> None:
             if isinstance(request, Open):
                 source = _opened(request)
                 reply = Opened(request.seq)
+            elif isinstance(request, Record):
+                plug = import_module(request.plug)
+                reply = Recorded(request.seq, plug.record(_options(plug, request.options)))
             else:
                 assert source is not None
                 reply = Gave(request.seq, source.read(), _own_cost())
@@ -366,9 +406,12 @@ def _bug(caught: threading.ExceptHookArgs) -> None:
 
 def _opened(request: Open) -> Source:
     plug = import_module(request.plug)
-    options = msgspec.convert({**request.options, "interval": None}, plug.Options, dec_hook=_seconds)
-    source: Source = plug.open_source(options, SystemClock(), request.every)
+    source: Source = plug.open_source(_options(plug, request.options), SystemClock(), request.every)
     return source
+
+
+def _options(plug: ModuleType, given: dict[str, Any]) -> Any:
+    return msgspec.convert({**given, "interval": None}, plug.Options, dec_hook=_seconds)
 
 
 def _seconds(kind: type[Any], value: object) -> Any:

@@ -78,7 +78,7 @@ class ElectricityMaps:
         self._secret = secret
         self._clock = clock
         self._fetcher = fetcher
-        self._extras = (_Extra("history"), _Extra("forecast"))
+        self._extras = (_Extra("forecast"), _Extra("history"))
         self._answered = False
         self._zones: tuple[str, ...] | None = None
 
@@ -92,8 +92,8 @@ class ElectricityMaps:
         latest = self._latest(headers)
         self._answered = True
         extras = [i for extra in self._extras for i in self._extra(extra, headers)] if twice else []
-        # A later word on the same interval is the better one: forecast, history, newest value.
-        by_start = {i.start: i for i in (*sorted(extras, key=_is_known), latest)}
+        # Of several words on the same interval the last is the best: forecast, history, newest value.
+        by_start = {i.start: i for i in (*extras, latest)}
         return [by_start[start] for start in sorted(by_start)]
 
     def requests(self) -> int:
@@ -266,10 +266,6 @@ def _step(starts: Sequence[float], granularity: float) -> float:
     """Seconds between rows, some of which may be missing; at most what the reply says, or an hour."""
     between = [later - earlier for earlier, later in pairwise(starts)]
     return min(median_low(between), granularity) if between else granularity
-
-
-def _is_known(intensity: Intensity) -> bool:
-    return intensity.basis != "forecast"
 
 
 def _words(reply: Reply) -> tuple[str, str]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wattgram.model import Device, Failure, Instant, Reading, Sample
 from wattgram.ports import Clock, ReadFailed, SourceOptions, Unavailable
-from wattgram.tools.sysfs import read_count, read_text
+from wattgram.tools.sysfs import capture, read_count, read_text
 
 MICROWATTS_PER_WATT = 1e6
 GRACE = re.compile(r"Grace Power Socket (\d+)")
@@ -52,6 +53,13 @@ def open_source(options: Options, clock: Clock, every: float) -> HwmonSource:
     except ReadFailed as failure:
         raise Unavailable(str(failure), f"sudo chmod g+r {meters[0].path}, and join its group") from failure
     return HwmonSource(meters, clock)
+
+
+def record(options: Options) -> dict[str, Any]:
+    """Return every power meter under hwmon, chosen or not."""
+    names = ("name", "power*_average", "power*_input", "power*_label", "power*_oem_info")
+    patterns = tuple(f"class/hwmon/hwmon*/{place}{name}" for place in ("", "device/") for name in names)
+    return {"files": capture(Path(options.path), patterns)}
 
 
 class HwmonSource:

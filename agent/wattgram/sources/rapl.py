@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wattgram.model import Counter, Device, Failure, Instant, Reading, Sample
 from wattgram.ports import Clock, ReadFailed, SourceOptions, Unavailable
 from wattgram.tools.procfs import cpu_identity
-from wattgram.tools.sysfs import read_count, read_text
+from wattgram.tools.sysfs import capture, read_count, read_text
 
 ZONE = re.compile(r"^(intel-rapl|intel-rapl-mmio):[0-9a-f]+(:[0-9a-f]+)?$")
 PACKAGE = re.compile(r"^package-(\d+)(?:-die-(\d+))?$")
@@ -60,6 +61,18 @@ def open_source(options: Options, clock: Clock, every: float) -> RaplSource:
     source = RaplSource(Path(options.path), Path(options.proc), clock)
     source.scan()
     return source
+
+
+def record(options: Options) -> dict[str, Any]:
+    """Return the tree of zones as it stands, and the processor's identity."""
+    names = ("name", "energy_uj", "max_energy_range_uj", "constraint_0_max_power_uw")
+    try:
+        identity = cpu_identity(Path(options.proc))
+    except ReadFailed:
+        identity = {}
+    processor = {key: identity.get(key, "") for key in ("vendor_id", "cpu family", "model", "model name", "stepping")}
+    files = capture(Path(options.path), tuple(f"class/powercap/intel-rapl*/{name}" for name in names))
+    return {"processor": processor, "files": files}
 
 
 class RaplSource:

@@ -33,6 +33,19 @@ def read_count(path: Path) -> int:
     return parse_count(text, str(path))
 
 
+def capture(root: Path, patterns: tuple[str, ...]) -> dict[str, str]:
+    """Return the texts of the files below a root that match, by their paths in it; a refusal is recorded as such."""
+    found: dict[str, str] = {}
+    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+        if not path.is_file():
+            continue
+        try:
+            found[str(path.relative_to(root))] = read_text(path)
+        except ReadFailed as failure:
+            found[str(path.relative_to(root))] = f"<{failure.reason}>"
+    return found
+
+
 def parse_count(text: str, place: str) -> int:
     """Return the whole number a text consists of; raise ReadFailed naming the place."""
     if not text.isascii() or not text.isdigit():

@@ -146,13 +146,10 @@ class Nvml:
         A 1 s average sees all the time and is preferred to an instant, which on some boards sees a quarter of it.
         """
         energy, average, instant, module = _fields(handle, POWER_FIELDS)
-        millijoules = energy if energy is not None else _known(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
-        milliwatts = average or _known(pynvml.nvmlDeviceGetPowerUsage, handle) or instant
-        return Power(
-            microjoules=None if millijoules is None else int(millijoules) * MICROJOULES_PER_MILLIJOULE,
-            watts=milliwatts / MILLIWATTS_PER_WATT if milliwatts else None,
-            module_watts=module / MILLIWATTS_PER_WATT if module else None,
-        )
+        if energy is None:
+            energy = _known(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
+        usage = None if average else _known(pynvml.nvmlDeviceGetPowerUsage, handle)
+        return chosen(energy, average, usage, instant, module)
 
     def samples(self, handle: Any, last: int) -> list[tuple[int, float]]:
         """Return the driver's power samples newer than `last`: its microseconds, and watts; none where it has none."""
@@ -182,6 +179,25 @@ class Nvml:
             power_limit_watts=int(limit) / MILLIWATTS_PER_WATT if limit else None,
             throttled=_throttled(handle),
         )
+
+
+def chosen(
+    millijoules: float | None,
+    average: float | None,
+    usage: float | None,
+    instant: float | None,
+    module: float | None,
+) -> Power:
+    """Return what a board's answers, in NVML's units, come to: of its powers (mW) the one that sees most of the time.
+
+    A power of 0 is no answer.
+    """
+    milliwatts = average or usage or instant
+    return Power(
+        microjoules=None if millijoules is None else int(millijoules) * MICROJOULES_PER_MILLIJOULE,
+        watts=milliwatts / MILLIWATTS_PER_WATT if milliwatts else None,
+        module_watts=module / MILLIWATTS_PER_WATT if module else None,
+    )
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
