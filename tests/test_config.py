@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattgram import registry
-from wattgram.config import Config, duration_text, effective, line_of, load, parse_duration
+from wattgram.config import Config, duration_text, effective, load, parse_duration
+from wattgram.layers import line_of
 from wattgram.ports import ConfigError, ReadFailed
 
 TOKEN = "token-that-must-never-show"

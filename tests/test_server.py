@@ -558,6 +558,16 @@ def test_one_who_was_active_is_not_the_one_that_waited_longest() -> None:
         assert scraper.ask().status == 200
 
 
+def test_those_who_have_left_do_not_count() -> None:
+    """A day of scrapes without keep-alive must not push out the one who waits."""
+    with serving() as port, Client(port) as waiting:
+        for _ in range(MOST_CLIENTS + 20):
+            with Client(port) as client:
+                client.ask(b"GET / HTTP/1.0\r\n\r\n")
+
+        assert waiting.is_open
+
+
 def test_never_more_than_the_most_are_held() -> None:
     """However fast they come: a burst must not slip past the bound while the evicted are still leaving."""
     with serving() as port, crowd(port, MOST_CLIENTS + 200) as clients, Client(port) as newcomer:

@@ -250,7 +250,7 @@ class App:
                 self.ledger.report,
                 jitter=SAMPLING_JITTER,
                 missing=partial(self._not_there, name) if required else None,
-                cost=feed.cost,
+                observe=feed.observe,
             )
 
     def _provider_pollers(self) -> Iterator[Poller]:
@@ -275,6 +275,7 @@ class App:
                 self._clock,
                 self.ledger.report,
                 patience=PROVIDER_PATIENCE,
+                observe=feed.observe,
                 jitter=0.1 if traits.network else 0.0,
             )
             if not traits.network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import platform
 import sys
@@ -21,6 +22,9 @@ ONCE_SECONDS = 1.0
 
 def main() -> None:
     """Run the command that the arguments name, and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows no accents must not end a command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     arguments = _parser().parse_args()
     try:
         code = arguments.command(arguments)
@@ -82,7 +86,7 @@ def intensity(arguments: argparse.Namespace) -> int:
     logs.set_up("warning", settings.log.format)
     if not settings.carbon.zone:
         raise ConfigError("carbon.zone is not set; give one with --zone, such as --zone FR")
-    return doctor.show_intensity(settings, SystemClock())
+    return doctor.show_intensity(settings, SystemClock(), ahead=arguments.forecast)
 
 
 def examine(arguments: argparse.Namespace) -> int:
@@ -174,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     add_doctor = add("doctor", examine, zone, listen)
     add_doctor.add_argument("--json", action="store_true", help="for programs")
     add_doctor.add_argument("--record", metavar="DIR", help="write a masked recording of this host's hardware to DIR")
-    add("intensity", intensity, zone)
+    add("intensity", intensity, zone).add_argument("--forecast", action="store_true", help="and the hours ahead")
     add("config", show_config, zone, listen)
     add("check-config", check_config).add_argument("file", nargs="?", metavar="FILE")
     add("version", version)

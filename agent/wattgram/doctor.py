@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 from wattgram.app import GOOD, MISSING, Link, chain, enabled_sources, recorded, source_opener
 from wattgram.config import Config, state_directory
+from wattgram.feed import Claims
 from wattgram.model import Intensity, Sample
 from wattgram.ports import Clock, ReadFailed, Unavailable
 
@@ -70,18 +72,23 @@ def record(config: Config, environ: Mapping[str, str], directory: Path) -> int:
     return GOOD if answers else MISSING
 
 
-def show_intensity(config: Config, clock: Clock) -> int:
-    """Print what each provider says; return 0 when one of them prices."""
+def show_intensity(config: Config, clock: Clock, *, ahead: bool) -> int:
+    """Print what each provider says of now, and `ahead` of the hours to come; return 0 when one of them prices."""
     links, remarks = chain(config)
     priced = False
     for link in links:
         try:
-            said = _asked(link, config, clock)
+            said = _asked(link, config, clock, turns=2 if ahead else 1)
         except ReadFailed as failure:
             print(f"{link.name}: {failure}")
             continue
-        for intensity in said:
-            prices = not priced and (link.named or intensity.factor == config.carbon.factor)
+        forecasts = [i for i in said if i.basis == "forecast"]
+        for intensity in (*_newest(said), *(forecasts if ahead else ())):
+            prices = (
+                not priced
+                and intensity.basis != "forecast"
+                and (link.named or intensity.factor == config.carbon.factor)
+            )
             priced = priced or prices
             print(f"{_described(intensity)}{'   ← prices' if prices else ''}")
     for remark in remarks:
@@ -90,15 +97,20 @@ def show_intensity(config: Config, clock: Clock) -> int:
 
 
 def _sources(config: Config, clock: Clock, environ: Mapping[str, str]) -> Iterator[Finding]:
+    claims = Claims(tuple(enabled_sources(config)))
     for name in enabled_sources(config):
         what, required = f"source {name}", bool(config.sources[name].enabled)
         source = None
         try:
             source = source_opener(name, config, clock, environ)()
-            yield Finding(what, FINE, _seen(source.read()), required=required)
+            sample = source.read()
+            claims.outcome(name, sample.readings)
+            yield Finding(what, FINE, _seen(sample) + _not_booked(name, sample, claims), required=required)
         except Unavailable as missing:
+            claims.withdraw(name)
             yield Finding(what, ABSENT, str(missing), missing.remedy, required)
         except ReadFailed as failure:
+            claims.withdraw(name)
             yield Finding(what, BROKEN, str(failure), "", required)
         finally:
             if source is not None:
@@ -111,6 +123,12 @@ def _seen(sample: Sample) -> str:
     return f"{len(found)} devices: " + ", ".join(found) + ("; not answering: " + ", ".join(lost) if lost else "")
 
 
+def _not_booked(name: str, sample: Sample, claims: Claims) -> str:
+    """What of a sample is not booked, since another source keeps that account."""
+    others = sorted({r.device.component for r in sample.readings if not claims.keeps(name, r.device.component)})
+    return f"; not booked, since another source meters it: {', '.join(others)}" if others else ""
+
+
 def _providers(config: Config, clock: Clock) -> Iterator[Finding]:
     links, remarks = chain(config)
     for link in links:
@@ -120,7 +138,7 @@ def _providers(config: Config, clock: Clock) -> Iterator[Finding]:
         except ReadFailed as failure:
             yield Finding(what, BROKEN, str(failure), _advice(failure, link), link.named)
         else:
-            yield Finding(what, FINE, "; ".join(_described(i) for i in said), required=link.named)
+            yield Finding(what, FINE, "; ".join(_described(i) for i in _newest(said)), required=link.named)
     for remark in remarks:
         name, _, rest = remark.partition(": ")
         detail, _, remedy = rest.partition("; ")
@@ -137,12 +155,20 @@ def _advice(failure: ReadFailed, link: Link) -> str:
     }.get(failure.reason, "")
 
 
-def _asked(link: Link, config: Config, clock: Clock) -> tuple[Intensity, ...]:
+def _asked(link: Link, config: Config, clock: Clock, turns: int = 1) -> tuple[Intensity, ...]:
     provider = link.open(config, clock)
     try:
-        return tuple(provider.fetch())
+        said: tuple[Intensity, ...] = ()
+        for _ in range(turns):  # a forecast is asked for by a provider that stays
+            said = tuple(provider.fetch())
+        return said
     finally:
         provider.close()
+
+
+def _newest(said: tuple[Intensity, ...]) -> tuple[Intensity, ...]:
+    """The newest value that is no forecast."""
+    return tuple(i for i in said if i.basis != "forecast")[-1:]
 
 
 def _described(i: Intensity) -> str:
@@ -161,7 +187,8 @@ def _host(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("web.listen", FINE, f"{config.web.listen} is free")
     except OSError as error:
         detail = f"{config.web.listen}: {error.strerror}"
-        yield Finding("web.listen", ABSENT, detail, "perhaps the daemon runs already: that is fine")
+        taken = "perhaps the daemon runs already: that is fine" if error.errno == errno.EADDRINUSE else "set web.listen"
+        yield Finding("web.listen", ABSENT, detail, taken)
     if config.carbon.zone:
         yield _cache_file(config, environ)
 

@@ -10,12 +10,14 @@ from threading import Lock
 
 from wattgram.accountant import Accountant
 from wattgram.meter import Meter
-from wattgram.model import Cost, Device, Intensity, Reading, Sample
-from wattgram.ports import Clock, Costly, Provider, ReadFailed, Source, Unavailable
+from wattgram.model import Device, Health, Intensity, Reading, Sample
+from wattgram.ports import Asking, Clock, Costly, Provider, ReadFailed, Source, Unavailable
 from wattgram.tariff import Tariff
 
 # A value for a new interval is asked for this long after the old one's end, up to twice as long by chance.
 NEWS_SECONDS = 5.0
+# A provider that nobody needs now looks this often whether somebody does.
+IDLE_SECONDS = 30.0
 # What several sources may meter or model.
 CONTESTED = frozenset({"cpu", "dram"})
 # How old, in its source's intervals, the power of a module's processor may be for the module's rest to be known.
@@ -136,10 +138,10 @@ class SourceFeed:
         if sample.failed and not sample.readings:
             raise ReadFailed(sample.failed[0].reason, "timeout")
 
-    def cost(self) -> Cost | None:
-        """Return what the source's own process used; None: it has none, or does not say."""
+    def observe(self, health: Health) -> Health:
+        """Add what the source's own process used, if it has one."""
         source: object = self.source
-        return source.cost() if isinstance(source, Costly) else None
+        return replace(health, child=source.cost()) if isinstance(source, Costly) else health
 
     def close(self) -> None:
         """Let go of the source."""
@@ -199,6 +201,8 @@ class ProviderFeed:
 
         Raise ReadFailed.
         """
+        if self._tariff.is_priced_before(self._name, self._clock.now().wall):
+            return IDLE_SECONDS  # nobody needs its word: it is not asked
         fetched = self._provider.fetch()
         now = self._clock.now().wall
         self._tariff.learn(self._name, fetched, now)
@@ -207,9 +211,14 @@ class ProviderFeed:
         end = max((i.end for i in fetched if i.basis != "forecast"), default=now)
         return end - now + NEWS_SECONDS * (1 + self._chance()) if end > now else None
 
+    def observe(self, health: Health) -> Health:
+        """Add how often the provider asked."""
+        provider: object = self._provider
+        return replace(health, requests=provider.requests()) if isinstance(provider, Asking) else health
+
     def _tell(self, fetched: Sequence[Intensity]) -> None:
         """Log what a provider's figures are, when that changes; not the figures."""
-        for i in fetched[-1:]:
+        for i in [i for i in fetched if i.basis != "forecast"][-1:]:
             said = f"{i.zone}, {i.basis}, {i.factor}, {i.boundary}; {i.source}"
             if said != self._said:
                 log.info("%s prices with %g g/kWh: %s", self._name, i.grams_per_kwh, said)

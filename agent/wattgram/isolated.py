@@ -39,6 +39,7 @@ LEAST_SILENCE = 2.0
 MAX_ABANDONED = 3
 FIRST_BACKOFF, MOST_BACKOFF = 1.0, 60.0
 GOODBYE_SECONDS = 0.3
+LETTING_GO_SECONDS = 0.2
 MAX_FRAME = 16 << 20
 _LENGTH = struct.Struct(">I")
 
@@ -304,7 +305,10 @@ class _Child:
         return reply
 
     def _reply(self, deadline: float, seconds: float) -> Reply:
-        reply: Reply = self._decoder.decode(self._frame(deadline, seconds))
+        try:
+            reply: Reply = self._decoder.decode(self._frame(deadline, seconds))
+        except msgspec.DecodeError as error:
+            raise ReadFailed(f"the reading process wrote what it should not: {error}", "shape") from error
         if isinstance(reply, Gave):
             self.cost = reply.cost
         return reply
@@ -348,7 +352,10 @@ class _Child:
     def _complete(self) -> bytes | None:
         if len(self._buffer) < _LENGTH.size:
             return None
-        end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+        size = _LENGTH.unpack_from(self._buffer)[0]
+        if size > MAX_FRAME:
+            raise ReadFailed(f"the reading process announced {size} bytes", "shape")
+        end = _LENGTH.size + size
         if len(self._buffer) < end:
             return None
         frame = bytes(self._buffer[_LENGTH.size : end])
@@ -373,13 +380,18 @@ def main() -> None:
     # Libraries print where they like: what they say goes to standard error, the pipe is ours alone.
     output = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    requests: queue.Queue[bytes] = queue.Queue()
+    requests: queue.Queue[bytes | None] = queue.Queue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     threading.excepthook = _bug
     decoder = msgspec.msgpack.Decoder(Request)
     source: Source | None = None
     while True:
-        request: Request = decoder.decode(requests.get())
+        frame = requests.get()
+        if frame is None:
+            if source is not None:
+                source.close()
+            os._exit(0)
+        request: Request = decoder.decode(frame)
         reply: Reply
         try:
             if isinstance(request, Open):
@@ -419,12 +431,14 @@ def _seconds(kind: type[Any], value: object) -> Any:
     return kind(value)
 
 
-def _listen(requests: queue.Queue[bytes]) -> None:
+def _listen(requests: queue.Queue[bytes | None]) -> None:
     """Read requests; the end of input is the parent's end, and then nothing may keep this process."""
     with contextlib.suppress(OSError, EOFError):
         while True:
             size = _LENGTH.unpack(_exactly(_LENGTH.size))[0]
             requests.put(_exactly(size))
+    requests.put(None)
+    time.sleep(LETTING_GO_SECONDS)
     os._exit(0)
 
 

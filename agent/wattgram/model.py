@@ -272,7 +272,8 @@ class Charge:
 class Health:
     """How one source or provider is doing; the reader computes ages.
 
-    `every` is its interval in seconds; `up` None: it was never opened and nobody asked for it by name.
+    `every` is its interval in seconds; `up` None: it was never opened and nobody asked for it by name. `requests`
+    counts what a provider asked over the network.
     """
 
     name: str
@@ -286,6 +287,7 @@ class Health:
     error: str = ""
     remedy: str = ""
     child: Cost | None = None
+    requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from threading import Event, Thread
 
-from wattgram.model import Cost, Health
+from wattgram.model import Health
 from wattgram.ports import Clock, ReadFailed, Unavailable
 
 REOPEN_SECONDS = 600.0
@@ -36,8 +36,8 @@ class Poller:
     raise ReadFailed (next time may work) or Unavailable (asked again in ten minutes); anything else is a
     bug and ends the process. `patience` says per reason how long to hold off after failures; a reason that is not
     in it waits for the next tick. `jitter` is the largest part of an interval by which a turn may come late.
-    `missing` is told when a plug that the user asked for by name is not there at all. `cost` says what the plug's own
-    process used.
+    `missing` is told when a plug that the user asked for by name is not there at all. `observe` adds to a
+    turn's health what only the plug knows.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Poller:
         jitter: float = 0.0,
         chance: Callable[[], float] = random.random,
         missing: Callable[[Unavailable], None] | None = None,
-        cost: Callable[[], Cost | None] = lambda: None,
+        observe: Callable[[Health], Health] = lambda health: health,
     ) -> None:
         self.health = health
         self._turn = turn
@@ -61,7 +61,7 @@ class Poller:
         self._jitter = jitter
         self._chance = chance
         self._missing = missing
-        self._cost = cost
+        self._observe = observe
         self._in_a_row = 0
         self._failing = False
         self._failing_since: float | None = None
@@ -111,9 +111,8 @@ class Poller:
         else:
             self._succeeded()
         spent = self._clock.now().mono - before.mono
-        self.health = replace(
-            self.health, turns=self.health.turns + 1, seconds=self.health.seconds + spent, child=self._cost()
-        )
+        health = replace(self.health, turns=self.health.turns + 1, seconds=self.health.seconds + spent)
+        self.health = self._observe(health)
         self._report(self.health)
 
     def _succeeded(self) -> None:

@@ -85,6 +85,15 @@ class Costly(Protocol):
         ...
 
 
+@runtime_checkable
+class Asking(Protocol):
+    """A provider that asks over the network."""
+
+    def requests(self) -> int:
+        """Return the number of requests so far."""
+        ...
+
+
 class Provider(Protocol):
     """A grid's voice."""
 
@@ -198,4 +207,10 @@ class NetworkOptions(ProviderOptions):
 
     base_url: str = ""
     timeout: Seconds = Seconds(15)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenOptions(NetworkOptions):
+    """What every provider's table knows that needs a credential: the file it stands in."""
+
     token_file: str = ""

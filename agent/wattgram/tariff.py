@@ -80,6 +80,16 @@ class Tariff:
                 return found
         return None
 
+    def is_priced_before(self, provider: str, wall: float) -> bool:
+        """Whether an earlier rung of the chain prices now, by a value for this very interval."""
+        for rung in self.rungs:
+            if rung.provider == provider:
+                return False
+            found = _holding(self._books[rung.provider], wall, 0.0, None if rung.named else self.factor)
+            if found is not None and found.basis != "forecast":
+                return True
+        return False
+
     def view(self, wall: float) -> Grid:
         """Return what is known at that time, for those who show it."""
         newest = []

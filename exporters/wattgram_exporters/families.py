@@ -319,7 +319,7 @@ def _providers(snapshot: Snapshot) -> Iterator[Metric]:
         "wattgram_provider_requests_total",
         "Questions put to a carbon provider.",
         ("provider",),
-        [((h.name,), h.turns) for h in providers],
+        [((h.name,), h.requests) for h in providers],
     )
     yield _counter(
         "wattgram_provider_failures_total",

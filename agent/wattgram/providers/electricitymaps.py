@@ -20,7 +20,7 @@ from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 from wattgram.model import Intensity
-from wattgram.ports import Clock, NetworkOptions, Place, ReadFailed, Secret, Traits
+from wattgram.ports import Clock, Place, ReadFailed, Secret, TokenOptions, Traits
 from wattgram.tools.replies import (
     basis_at,
     expect_list,
@@ -54,7 +54,7 @@ log = logging.getLogger("wattgram")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(NetworkOptions):
+class Options(TokenOptions):
     """`base_url` may be a gateway's."""
 
     base_url: str = "https://api.electricitymaps.com"

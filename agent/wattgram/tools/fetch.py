@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timezone
 from typing import Any
 
 import requests
@@ -65,7 +66,9 @@ def parse_retry_after(text: str, now: float) -> float | None:
         seconds = float(text[:9])
     else:
         try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
+            moment = email.utils.parsedate_to_datetime(text)
+            # A date without a zone is in UTC, as all HTTP dates are (RFC 9110, 5.6.7).
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() - now
         except (TypeError, ValueError, IndexError, OverflowError):
             return None
     return min(max(seconds, 0.0), 86_400.0)
@@ -93,8 +96,8 @@ class Fetcher:
         self.requests += 1
         deadline = threading.Timer(self._timeout, self._adapter.cut)
         deadline.daemon = True
-        deadline.start()
         started = time.monotonic()
+        deadline.start()
         try:
             reply = self._get(url, params, headers)
         except ReadFailed:
@@ -107,6 +110,7 @@ class Fetcher:
         finally:
             deadline.cancel()
             self._adapter.forget()
+            self._adapter.poolmanager.clear()  # a connection that the other side is about to close is not used again
         if time.monotonic() - started >= self._timeout:  # cut short at the deadline, it may look complete
             raise ReadFailed(f"{url}: no complete answer within {self._timeout:g} s", "timeout")
         return reply

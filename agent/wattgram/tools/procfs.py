@@ -27,7 +27,7 @@ def cpu_times(proc: Path) -> CpuTimes:
     """
     text = _read(proc / "stat")
     fields = text.split("\n", 1)[0].split()
-    if len(fields) < 8 or fields[0] != "cpu" or not all(f.isdigit() for f in fields[1:8]):  # noqa: PLR2004
+    if len(fields) < 8 or fields[0] != "cpu" or not all(f.isascii() and f.isdigit() for f in fields[1:9]):  # noqa: PLR2004
         raise ReadFailed(f"{proc}/stat: no line of processor times", "shape")
     user, nice, system, idle, iowait, irq, softirq = (int(f) for f in fields[1:8])
     steal = int(fields[8]) if len(fields) > 8 else 0  # noqa: PLR2004
@@ -37,8 +37,9 @@ def cpu_times(proc: Path) -> CpuTimes:
 def memory_total_bytes(proc: Path) -> int:
     """Return the machine's memory from `<proc>/meminfo`; raise ReadFailed."""
     for line in _read(proc / "meminfo").splitlines():
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
+        words = line.split()
+        if words[:1] == ["MemTotal:"] and len(words) > 1 and words[1].isascii() and words[1].isdigit():
+            return int(words[1]) * 1024
     raise ReadFailed(f"{proc}/meminfo: no MemTotal", "shape")
 
 

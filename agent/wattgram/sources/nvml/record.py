@@ -1,4 +1,4 @@
-"""What the cards of a host answer, for a fixture: raw, in NVML's own units, with everything that names a card masked."""
+"""What the cards of a host answer, for a fixture: raw, in NVML's own units, with all that names a card masked."""
 
 from __future__ import annotations
 
