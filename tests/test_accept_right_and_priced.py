@@ -54,7 +54,7 @@ def pause(seconds: float) -> None:
 
 def cards() -> list[Gpu]:
     """Eight cards under square waves, and one like GA100, which sees 25 of each 100 ms."""
-    sensors: tuple[dict[str, float], ...] = (
+    sensors: tuple[dict[str, Any], ...] = (
         {"sensor_update": 0.1, "sensor_window": 0.1, "samples_period": 0.1},
         {"sensor_update": 0.02, "sensor_window": 0.02, "samples_period": 0.02},
     )
@@ -62,7 +62,7 @@ def cards() -> list[Gpu]:
         Gpu(profile=Square(100.0, 500.0, period), counter=index % 2 == 0, average_window=0.0, **sensors[index // 2 % 2])
         for index, period in enumerate(PERIODS)
     ]
-    part = {"sensor_update": 0.1, "sensor_window": 0.025, "samples_period": 0.1}
+    part: dict[str, Any] = {"sensor_update": 0.1, "sensor_window": 0.025, "samples_period": 0.1}
     return [*found, Gpu(name="NVIDIA A100-SXM4-80GB", profile=Square(100.0, 400.0, 0.7), counter=False, **part)]
 
 

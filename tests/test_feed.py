@@ -13,7 +13,7 @@ from wattgram.clock import ManualClock
 from wattgram.feed import Claims, ProviderFeed, SourceFeed
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter
-from wattgram.model import Cost, Counter, Device, Failure, Intensity, Reading, Sample
+from wattgram.model import Cost, Counter, Device, Failure, Health, Instant, Intensity, Reading, Sample
 from wattgram.ports import ReadFailed, Source, Unavailable
 from wattgram.tariff import Rung, Tariff
 
@@ -206,9 +206,13 @@ def test_a_source_that_contests_nothing_keeps_all_it_reads(house: House) -> None
     assert {GPU: 100} == house.joules
 
 
+def reading(component: str) -> Reading:
+    return Reading(Device(component, f"{component}-0"), Instant(0.0, 0.0), watts=1.0)
+
+
 def test_a_source_that_contests_nothing_may_come_and_go(house: House) -> None:
     """Its claims decide for nobody else."""
-    house.claims.outcome("nvml", frozenset({"cpu"}))
+    house.claims.outcome("nvml", [reading("cpu")])
     house.claims.withdraw("nvml")
 
     assert house.claims.keeps("nvml", "gpu")
@@ -218,8 +222,8 @@ def test_a_source_that_contests_nothing_may_come_and_go(house: House) -> None:
 def test_the_first_in_order_that_delivers_keeps() -> None:
     """Of three, component by component."""
     claims = Claims(["rapl", "hwmon", "estimate"])
-    claims.outcome("rapl", frozenset({"cpu"}))
-    claims.outcome("hwmon", frozenset({"cpu", "dram"}))
+    claims.outcome("rapl", [reading("cpu")])
+    claims.outcome("hwmon", [reading("cpu"), reading("dram")])
 
     kept = {(s, c) for s in ("rapl", "hwmon", "estimate") for c in ("cpu", "dram", "gpu") if claims.keeps(s, c)}
 
@@ -358,10 +362,12 @@ def test_closing_lets_go_of_what_is_open(house: House) -> None:
 def test_the_cost_is_that_of_a_source_with_a_process_of_its_own(house: House) -> None:
     """The others cost what the house costs."""
     own, child = house.feed("rapl", lambda: Meters(house.clock)), house.feed("nvml", lambda: Child(house.clock))
-    before = child.cost()
+    health = Health("a source", "source", 1.0)
+    before = child.observe(health)
     house.turn(own, child)
 
-    assert (None, None, Cost(1.0, 20_000_000)) == (before, own.cost(), child.cost())
+    costs = [seen.child for seen in (before, own.observe(health), child.observe(health))]
+    assert [None, None, Cost(1.0, 20_000_000)] == costs
 
 
 # --- providers --------------------------------------------------------------------------------------

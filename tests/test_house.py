@@ -41,8 +41,10 @@ ROOMS = (
         (
             "wattgram.accountant",
             "wattgram.attribution",
+            "wattgram.child",
             "wattgram.clock",
             "wattgram.feed",
+            "wattgram.frames",
             "wattgram.isolated",
             "wattgram.ledger",
             "wattgram.meter",

@@ -31,6 +31,9 @@ LEAST_INTERVAL, LEAST_EVERY = 0.05, 0.1
 LONGEST_SECONDS = 366 * 86_400.0
 MOST_GPUS = 1024
 PLANE = 0x10000
+# Keys below a provider, or so named, may hold a credential that belongs into a file.
+DEPTH_OF_PROVIDERS = 2
+SECRETIVE = re.compile("token|secret|passw|key|auth|cred", re.IGNORECASE)
 HTTP_ONLY = 'expected an address such as "https://api.example.org"'
 HIGHEST_PORT = 65_535
 
@@ -205,21 +208,30 @@ def _build(
 
 
 def _check_known(path: str, value: Value, sections: Mapping[str, type[Any]]) -> None:
-    """Raise ConfigError for a key that is not known, without its value: that may be a credential in a wrong place."""
+    """Raise ConfigError for a key that is not known, naming the nearest that is."""
     section, _, key = path.rpartition(".")
     known = [f"{name}.{f.name}" for name, kind in sections.items() for f in fields(kind)]
     if path in sections:
         if value.raw == {}:
             return
         raise ConfigError(f"{value.origin}: {path} is a table: write [{path}], and its keys below")
-    if section in sections and path in known:
+    if path in known:
         return
-    if value.raw == {} or not section:
-        nearest = difflib.get_close_matches(path, list(sections), n=1, cutoff=0.0)
-    else:
+    if value.raw == {}:
+        nearest = difflib.get_close_matches(path, list(sections), n=1, cutoff=0.0)[0]
+    elif section:
         table = difflib.get_close_matches(section, list(sections), n=1, cutoff=0.0)[0]
-        nearest = difflib.get_close_matches(f"{table}.{key}", [k for k in known if k.startswith(f"{table}.")], 1, 0.0)
-    raise ConfigError(f"{value.origin}: unknown key {_shown(path)}; the nearest known one is {nearest[0]}")
+        of_table = [k for k in known if k.rpartition(".")[0] == table]
+        nearest = difflib.get_close_matches(f"{table}.{key}", of_table, n=1, cutoff=0.0)[0]
+    else:
+        nearest = max(known, key=lambda k: difflib.SequenceMatcher(None, key, k.rpartition(".")[2]).ratio())
+    raise ConfigError(f"{value.origin}: unknown key {_shown(path)} ({_guarded(path, value)}); the nearest is {nearest}")
+
+
+def _guarded(path: str, value: Value) -> str:
+    """A value as it stands, unless it may be a credential in a wrong place."""
+    is_harmless = isinstance(value.raw, bool | int | float) or path.count(".") < DEPTH_OF_PROVIDERS
+    return _toml(value.raw) if is_harmless and not SECRETIVE.search(path) else "value not shown"
 
 
 def _table(section: str, kind: type[Any], values: Mapping[str, Value]) -> Any:
@@ -332,6 +344,8 @@ def _address_complaint(url: str | None) -> str | None:
     try:
         parts = urlsplit(url)
     except ValueError:
+        return HTTP_ONLY
+    if any(c.isspace() for c in url):
         return HTTP_ONLY
     if "@" in parts.netloc:
         return "a user or password does not belong here: use token_file"

@@ -1,6 +1,6 @@
 """Any source in a process of its own that can be killed: a driver that hangs takes only the child with it.
 
-        this process                                       child: python -m wattgram.isolated
+        this process                                       child: python -m wattgram.child
     IsolatedSource.read() ── request, numbered ──► stdin   main thread: source.read() within half an interval
                           ◄── reply, same number ─ stdout  reader thread: end of stdin = our death = its own
 
@@ -13,25 +13,32 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import selectors
 import signal
-import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 import msgspec
 
-from wattgram.clock import SystemClock
+from wattgram.frames import (
+    LENGTH,
+    MAX_FRAME,
+    Failed,
+    Gave,
+    Missing,
+    Open,
+    Read,
+    Record,
+    Recorded,
+    Reply,
+    Request,
+    write,
+)
 from wattgram.model import Cost, Sample
-from wattgram.ports import Clock, ReadFailed, Source, Unavailable
+from wattgram.ports import Clock, ReadFailed, Unavailable
 
 OPEN_SECONDS = 30.0
 SILENT_INTERVALS = 5
@@ -39,79 +46,8 @@ LEAST_SILENCE = 2.0
 MAX_ABANDONED = 3
 FIRST_BACKOFF, MOST_BACKOFF = 1.0, 60.0
 GOODBYE_SECONDS = 0.3
-LETTING_GO_SECONDS = 0.2
-MAX_FRAME = 16 << 20
-_LENGTH = struct.Struct(">I")
 
 log = logging.getLogger("wattgram")
-
-
-class Open(msgspec.Struct, tag=True):
-    """The first request: which plug to open, with which options, answering how often."""
-
-    seq: int
-    plug: str
-    options: dict[str, Any]
-    every: float
-
-
-class Read(msgspec.Struct, tag=True):
-    """Every other request."""
-
-    seq: int
-
-
-class Record(msgspec.Struct, tag=True):
-    """What to ask a plug instead of opening it: everything its hardware answers, for a fixture."""
-
-    seq: int
-    plug: str
-    options: dict[str, Any]
-
-
-class Recorded(msgspec.Struct, tag=True):
-    """What the hardware answered."""
-
-    seq: int
-    answers: dict[str, Any]
-
-
-class Opened(msgspec.Struct, tag=True):
-    """The source is open."""
-
-    seq: int
-
-
-class Gave(msgspec.Struct, tag=True):
-    """The source gave a sample; what the child used so far travels with it."""
-
-    seq: int
-    sample: Sample
-    cost: Cost
-
-
-class Failed(msgspec.Struct, tag=True):
-    """The source raised ReadFailed."""
-
-    seq: int
-    message: str
-    reason: str
-    fatal: bool
-
-
-class Missing(msgspec.Struct, tag=True):
-    """The source raised Unavailable."""
-
-    seq: int
-    message: str
-    remedy: str
-
-
-Request = Open | Read | Record
-Reply = Opened | Gave | Recorded | Failed | Missing
-
-
-# --- the parent's side --------------------------------------------------------------------------
 
 
 class IsolatedSource:
@@ -264,7 +200,7 @@ class _Child:
         self._owed = False
         self._buffer = bytearray()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "wattgram.isolated"],
+            [sys.executable, "-m", "wattgram.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
@@ -294,7 +230,7 @@ class _Child:
             self._reply(deadline, seconds)
             self._owed = False
         try:
-            _write(self._input, msgspec.msgpack.encode(request, enc_hook=float))
+            write(self._input, request)
         except OSError as error:
             raise ReadFailed(f"the reading process is gone ({self._ending()})", "server") from error
         self._owed = True
@@ -350,15 +286,15 @@ class _Child:
                 self._buffer += chunk
 
     def _complete(self) -> bytes | None:
-        if len(self._buffer) < _LENGTH.size:
+        if len(self._buffer) < LENGTH.size:
             return None
-        size = _LENGTH.unpack_from(self._buffer)[0]
+        size = LENGTH.unpack_from(self._buffer)[0]
         if size > MAX_FRAME:
             raise ReadFailed(f"the reading process announced {size} bytes", "shape")
-        end = _LENGTH.size + size
+        end = LENGTH.size + size
         if len(self._buffer) < end:
             return None
-        frame = bytes(self._buffer[_LENGTH.size : end])
+        frame = bytes(self._buffer[LENGTH.size : end])
         del self._buffer[:end]
         return frame
 
@@ -369,99 +305,3 @@ class _Child:
         if code is None:
             return "no exit code yet"
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-# --- the child's side ---------------------------------------------------------------------------
-
-
-def main() -> None:
-    """Serve one source over standard input and output until the parent goes."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the parent blocks what only its main thread may hear
-    # Libraries print where they like: what they say goes to standard error, the pipe is ours alone.
-    output = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    requests: queue.Queue[bytes | None] = queue.Queue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    threading.excepthook = _bug
-    decoder = msgspec.msgpack.Decoder(Request)
-    source: Source | None = None
-    while True:
-        frame = requests.get()
-        if frame is None:
-            if source is not None:
-                source.close()
-            os._exit(0)
-        request: Request = decoder.decode(frame)
-        reply: Reply
-        try:
-            if isinstance(request, Open):
-                source = _opened(request)
-                reply = Opened(request.seq)
-            elif isinstance(request, Record):
-                plug = import_module(request.plug)
-                reply = Recorded(request.seq, plug.record(_options(plug, request.options)))
-            else:
-                assert source is not None
-                reply = Gave(request.seq, source.read(), _own_cost())
-        except Unavailable as missing:
-            reply = Missing(request.seq, str(missing), missing.remedy)
-        except ReadFailed as failure:
-            reply = Failed(request.seq, str(failure), failure.reason, failure.fatal)
-        _write(output, msgspec.msgpack.encode(reply))
-
-
-def _bug(caught: threading.ExceptHookArgs) -> None:
-    """A bug in any thread ends the child, with its traceback; the parent sees it go and starts another."""
-    sys.excepthook(caught.exc_type, caught.exc_value or caught.exc_type(), caught.exc_traceback)
-    os._exit(1)
-
-
-def _opened(request: Open) -> Source:
-    plug = import_module(request.plug)
-    source: Source = plug.open_source(_options(plug, request.options), SystemClock(), request.every)
-    return source
-
-
-def _options(plug: ModuleType, given: dict[str, Any]) -> Any:
-    return msgspec.convert({**given, "interval": None}, plug.Options, dec_hook=_seconds)
-
-
-def _seconds(kind: type[Any], value: object) -> Any:
-    """Durations travel as plain numbers."""
-    return kind(value)
-
-
-def _listen(requests: queue.Queue[bytes | None]) -> None:
-    """Read requests; the end of input is the parent's end, and then nothing may keep this process."""
-    with contextlib.suppress(OSError, EOFError):
-        while True:
-            size = _LENGTH.unpack(_exactly(_LENGTH.size))[0]
-            requests.put(_exactly(size))
-    requests.put(None)
-    time.sleep(LETTING_GO_SECONDS)
-    os._exit(0)
-
-
-def _exactly(size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        chunk = os.read(0, size - len(data))
-        if not chunk:
-            raise EOFError
-        data += chunk
-    return data
-
-
-def _write(stream: IO[bytes], frame: bytes) -> None:
-    data = _LENGTH.pack(len(frame)) + frame
-    while data:
-        data = data[stream.write(data) :]
-
-
-def _own_cost() -> Cost:
-    resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return Cost(time.process_time(), resident * os.sysconf("SC_PAGE_SIZE"))
-
-
-if __name__ == "__main__":
-    main()

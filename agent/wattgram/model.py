@@ -288,6 +288,7 @@ class Health:
     remedy: str = ""
     child: Cost | None = None
     requests: int = 0
+    successes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

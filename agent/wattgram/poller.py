@@ -124,7 +124,8 @@ class Poller:
         self._failing_since, self._in_a_row, self._not_before = None, 0, -math.inf
         self._failing = False
         self._said.clear()
-        self.health = replace(self.health, up=True, last_success=now, error="", remedy="")
+        successes = self.health.successes + 1
+        self.health = replace(self.health, up=True, last_success=now, error="", remedy="", successes=successes)
 
     def _unavailable(self, missing: Unavailable) -> None:
         self._not_before = self._clock.now().mono + REOPEN_SECONDS

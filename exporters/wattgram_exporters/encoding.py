@@ -40,7 +40,9 @@ def negotiate(accept: str) -> str:
     for candidate in accept.split(",")[:MOST_RANGES]:
         wanted = _range(candidate)
         offer = _offer(wanted) if wanted else None
-        if wanted and offer and wanted.quality > best_quality:
+        if not wanted or not offer or wanted.quality == 0:
+            continue
+        if wanted.quality > best_quality or (wanted.quality == best_quality and offer == OPENMETRICS):
             best, best_quality = offer, wanted.quality
     return best
 

@@ -177,7 +177,7 @@ def _meters(snapshot: Snapshot) -> Iterator[Metric]:
         [
             ((d.device.component, d.device.id), stated)
             for d in devices
-            if (stated := dict(d.device.uncertainty).get(d.method)) is not None
+            if is_fresh(d, snapshot) and (stated := dict(d.device.uncertainty).get(d.method)) is not None
         ],
     )
 
@@ -343,7 +343,7 @@ def _sources(snapshot: Snapshot) -> Iterator[Metric]:
         [((h.name,), float(bool(h.up))) for h in sources],
     )
     counters = (
-        ("samples_total", "Samples that a source gave.", lambda h: h.turns - _failures(h)),
+        ("samples_total", "Samples that a source gave.", lambda h: h.successes),
         ("failures_total", "Readings that gave nothing.", _failures),
         ("read_seconds_total", "Time spent reading.", lambda h: h.seconds),
     )

@@ -144,7 +144,8 @@ def _row(d: DeviceTotals, snapshot: Snapshot) -> str:
     return (
         f'<tr><td title="{escape(d.device.id)}">{escape(name)}</td><td class="soft name">{escape(d.device.name)}</td>'
         f'<td class="n">{power}</td><td class="n">{energy}</td><td class="n">{mass}</td>'
-        f'<td><span class="{tag}">{quality}</span> {escape(d.method)}</td><td class="soft">{unmetered}</td></tr>'
+        f'<td><span class="{tag}">{escape(quality)}</span> {escape(d.method)}</td>'
+        f'<td class="soft">{unmetered}</td></tr>'
     )
 
 
@@ -166,7 +167,7 @@ def _grid(snapshot: Snapshot) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{escape(i.provider)}</td><td>{escape(i.zone)}</td><td class='n'>{i.grams_per_kwh:,.1f} g/kWh</td>"
-        f"<td><span class='tag'>{i.basis}</span> {i.factor}, {i.boundary}</td>"
+        f"<td><span class='tag'>{escape(i.basis)}</span> {escape(f'{i.factor}, {i.boundary}')}</td>"
         f"<td class='soft long'>{escape(i.source)}</td></tr>"
         for i in snapshot.grid.known
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 from wattgram.model import DeviceTotals, Grid, Health, Intensity, Snapshot, grams, joules
@@ -15,6 +16,7 @@ def status(snapshot: Snapshot) -> bytes:
     return _encoded(
         {
             "version": snapshot.version,
+            "python": snapshot.python,
             "at": snapshot.at.wall,
             "started": snapshot.started.wall,
             "devices": [_device(d, snapshot) for d in snapshot.devices],
@@ -41,6 +43,9 @@ def status(snapshot: Snapshot) -> bytes:
                 for k, t in sorted(snapshot.pricing)
             ],
             "grid": _grid(snapshot.grid) if snapshot.grid else None,
+            "constants": asdict(snapshot.constants),
+            "reload": asdict(snapshot.reload) if snapshot.reload else None,
+            "cost": asdict(snapshot.cost) if snapshot.cost else None,
             "health": [_health(h) for h in snapshot.health],
             "notes": list(snapshot.notes),
         }
@@ -86,6 +91,10 @@ def _device(d: DeviceTotals, snapshot: Snapshot) -> dict[str, Any]:
         "events": dict(d.events),
         "throttled_seconds": dict(d.throttled),
         "utilization": d.state.utilization if d.state and fresh else None,
+        "crosscheck": d.crosscheck if fresh else None,
+        "calibration": d.device.calibration,
+        "memory_used_bytes": d.state.memory_used_bytes if d.state and fresh else None,
+        "memory_total_bytes": d.state.memory_total_bytes if d.state and fresh else None,
         "temperature_celsius": d.state.temperature_celsius if d.state and fresh else None,
         "power_limit_watts": d.state.power_limit_watts if d.state and fresh else None,
     }
@@ -125,6 +134,9 @@ def _health(h: Health) -> dict[str, Any]:
         "every": h.every,
         "up": h.up,
         "turns": h.turns,
+        "successes": h.successes,
+        "requests": h.requests,
+        "child": asdict(h.child) if h.child else None,
         "failures": dict(h.failures),
         "last_success": h.last_success.wall if h.last_success else None,
         "error": h.error or None,
