@@ -167,7 +167,17 @@ def full() -> Snapshot:
         pricing=((PriceKey("measured", "annual", "lifecycle"), Totals(5_000_000, 88)),),
         grid=Grid("FR", "lifecycle", PRICE, (PRICE,)),
         health=(
-            Health("nvml", "source", 1.0, up=True, turns=3, successes=3, seconds=0.25, last_success=NOW, child=Cost(1.5, 4096)),
+            Health(
+                "nvml",
+                "source",
+                1.0,
+                up=True,
+                turns=3,
+                successes=3,
+                seconds=0.25,
+                last_success=NOW,
+                child=Cost(1.5, 4096),
+            ),
             Health("em", "provider", 300.0, up=True, turns=2, requests=2, failures=(("rate", 1),)),
         ),
         constants=Constants(1.2, 10.0, 0.31, "EUR"),
