@@ -182,9 +182,8 @@ def test_a_gb200_module_is_counted_once(
 
     found = meter_grace(tmp_path, gpus, sockets, lambda f: len(f) == (4 if sockets else 3), seconds(4, 20))
 
-    by_hand = {
-        f"gpu {g}": w for g, w in zip(sorted(n[4:] for n in found if n.startswith("gpu")), (166, 169), strict=True)
-    }
+    cards = sorted(name for name in found if name.startswith("gpu"))
+    by_hand = dict(zip(cards, (166.0, 169.0), strict=True))
     by_hand["module_rest module-rest-0"] = 467.0 - 166.0 - 169.0 - sum(sockets)
     if sockets:
         by_hand["cpu package-0"] = 95.0
