@@ -300,9 +300,12 @@ def live(tree: RaplTree, directory: Path, mood: str, known: str, longest: float)
     """One daemon's life in one mood."""
     begun = time.time()
     with ExitStack() as stack:
-        # An hour that is over for a good while and will be held for a good while.
-        api = GridApi(GOOD, (lambda: begun - 3700) if known == "known" else time.time)
-        api.access = ("latest",)
+        # An hour that has just begun; or one that is over for a good while and will be held for a good while.
+        hour = begun - 3700 if known == "known" else begun
+        api = GridApi(GOOD, lambda: hour)
+        api.step, api.drip_every = 1.0, 0.2  # a byte in every read's time, but no answer in the request's
+        api.misbehave("history", "empty")
+        api.misbehave("forecast", "empty")
         stack.enter_context(api)
         elsewhere = stack.enter_context(Recorder(json.dumps({"zone": "FR", "carbonIntensity": 1}).encode()))
         daemon = Daemon(directory, configuration(tree, directory, api.url))
