@@ -30,7 +30,7 @@ TICK = 0.25  # seconds; a power of two, so that sums of times are exact
 SMALL_RANGE = 2_500 * JOULE
 RING = 48  # the driver's samples reach back so many ticks
 FULL = os.environ.get("WATTGRAM_ACCEPT") == "full"
-many = settings(max_examples=4000 if FULL else 200, deadline=None)
+many = settings(max_examples=2000 if FULL else 200, deadline=None)
 
 # What a device says in one turn.
 SAYS = ("counter", "power", "both", "samples", "everything", "bare")
@@ -247,7 +247,7 @@ def test_any_course_is_booked_once_and_possible(
     """Counters, power and samples in any turn, wraps, restarts, leaps, losses, disorder, other drivers, both clocks."""
     cases = turns = 0
 
-    @settings(max_examples=int(seconds(300, 20_000)), deadline=None)
+    @settings(max_examples=int(seconds(300, 10_000)), deadline=None)
     @given(CARDS, FIRST, EVERYTHING | habits())
     def prove(card: Card, first: str, course: list[Step]) -> None:
         nonlocal cases, turns

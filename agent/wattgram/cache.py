@@ -61,8 +61,9 @@ class Cache:
         """Add a provider's newest values to the file."""
         with self._lock:
             known = (i for i in intensities if i.basis != "forecast")
-            by_start = {i.start: i for i in (*self._kept.values.get(provider, ()), *known)}
-            self._kept.values[provider] = [by_start[start] for start in sorted(by_start)][-KEEP:]
+            every = (*self._kept.values.get(provider, ()), *known)
+            by_what = {(i.start, i.end, i.factor, i.signal): i for i in every}
+            self._kept.values[provider] = sorted(by_what.values(), key=lambda i: (i.start, i.end))[-KEEP:]
             self._write(msgspec.json.encode(self._kept))
 
     def _write(self, content: bytes) -> None:

@@ -132,6 +132,7 @@ class _Memory:
     def settle(self, at: Instant) -> None:
         """Note that all is booked up to there."""
         self.covered = at
+        self.integral.upto = max(self.integral.upto, at.mono)
         self.integral.restart()
 
 
@@ -242,6 +243,10 @@ class Meter:
     def _standing_still(self, memory: _Memory, new: Reading, books: _Books) -> None:
         """Nothing is booked while a counter stands still: it may yet move. In the end it is called stuck."""
         drawn = memory.integral.microjoules
+        if drawn == 0:  # it stands still, and rightly
+            books.delta(memory, new.at, new.device, 0, "counter")
+            memory.counted = new
+            return
         seconds = new.at.mono - memory.covered.mono
         if seconds < (STUCK_SECONDS if drawn else FROZEN_SECONDS) and not memory.stuck:
             return
@@ -260,7 +265,7 @@ class Meter:
         assert new.counter is not None
         fell = new.counter.microjoules < old.microjoules
         books.event(new.device, "reset" if fell else "implausible")
-        if not fell:
+        if not fell and memory.integral.microjoules is not None:  # else nothing could ever clear it
             memory.trust.implausible(new.at.mono)
         if memory.integral.microjoules is not None:
             memory.integral.reach(new.at.mono)
@@ -271,8 +276,9 @@ class Meter:
         if fell and is_plausible(gained, seconds, new.device.max_watts):
             # Some of the interval is known, at its end; how long it took is at least what full power would need.
             least = gained / MICROJOULES_PER_JOULE / new.device.max_watts if new.device.max_watts else seconds / 2
-            since = new.at.mono - min(max(least, seconds / 1000), seconds / 2)
-            books.gap(memory, _back(new.at, since), new.device, "the counter restarted")
+            since = new.at.mono - max(least, seconds / 1000)
+            if since > memory.covered.mono:
+                books.gap(memory, _back(new.at, since), new.device, "the counter restarted")
             books.delta(memory, new.at, new.device, gained, "counter")
         else:
             books.gap(memory, new.at, new.device, "the counter restarted")
@@ -291,7 +297,7 @@ class Meter:
             drawn = memory.integral.microjoules or 0
             self._try(memory, old, new, drawn)
             books.delta(memory, new.at, new.device, drawn, memory.integral.method)
-        memory.counted = new if new.counter is not None else old
+        memory.counted = new if new.counter is not None else None
 
     def _try(self, memory: _Memory, old: Reading | None, new: Reading, drawn: int) -> None:
         """Compare a counter that is not believed with the power of the same stretch."""

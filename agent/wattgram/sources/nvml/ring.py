@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
 # The newest sample is at most one spacing old; a clock that is off by more than this has been set.
 CLOCK_STEP_SECONDS = 5.0
+# Over so many turns the least delay decides where samples lie: a smaller step of the driver's clock is followed then.
+TURNS = 20
 MOST_SPACINGS = 3.0
 MICROSECONDS = 1e6
 
 
 class Ring:
-    """One GPU's samples, laid on our monotonic clock by the least delay that was ever seen."""
+    """One GPU's samples, laid on our monotonic clock by the least delay that was seen lately."""
 
     def __init__(self) -> None:
         self.last = 0
-        self._offset: float | None = None
+        self._delays: deque[float] = deque(maxlen=TURNS)
+        self._heard: float | None = None
 
     def trace(self, samples: Sequence[tuple[int, float]], mono: float) -> tuple[tuple[float, float], ...]:
         """Return pairs of monotonic seconds and watts for samples (driver's microseconds, watts) read at `mono`.
@@ -26,16 +30,24 @@ class Ring:
         """
         fresh = [sample for sample in samples if sample[0] > self.last]
         if not fresh:
+            self._expect_news(mono)
             return ()
-        self.last = fresh[-1][0]
+        self.last, self._heard = fresh[-1][0], mono
         times = [at / MICROSECONDS for at, _ in fresh]
         if not is_even(times):
             return ()
         delay = mono - times[-1]
-        if self._offset is None or delay < self._offset or delay - self._offset > CLOCK_STEP_SECONDS:
-            self._offset = delay
-        offset = self._offset
+        if self._delays and abs(delay - self._delays[-1]) > CLOCK_STEP_SECONDS:
+            self._delays.clear()
+        self._delays.append(delay)
+        offset = min(self._delays)
         return tuple((at + offset, watts) for at, (_, watts) in zip(times, fresh, strict=True))
+
+    def _expect_news(self, mono: float) -> None:
+        """Begin anew after a long silence: a clock that was set back shows nothing newer for as long as it was set."""
+        if self._heard is not None and mono - self._heard > CLOCK_STEP_SECONDS:
+            self.last, self._heard = 0, None
+            self._delays.clear()
 
 
 def is_even(times: Sequence[float]) -> bool:
