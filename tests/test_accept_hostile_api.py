@@ -106,7 +106,7 @@ class Echo(Server):
 
 @final
 class Flood(Server):
-    """Answers with more than anybody can want: a small body that unpacks to a large one, or preliminaries without end."""
+    """Sends more than anybody can want: a small body that unpacks to a large one, or headers that never begin."""
 
     def __init__(self, way: str) -> None:
         super().__init__()

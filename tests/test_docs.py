@@ -39,7 +39,7 @@ def full_snapshot() -> model.Snapshot:
         devices=(totals,),
         owners=((model.OwnerKey("pool", "unattributed", "gpu", "active", "measured"), model.Totals(1, 1)),),
         pricing=((model.PriceKey("measured", "annual", "lifecycle"), model.Totals(1, 1)),),
-        grid=model.Grid("FR", "lifecycle", intensity, (intensity,)),
+        grid=model.Grid("FR", "lifecycle", intensity, (intensity,), ((1, intensity),)),
         health=(health, replace(health, kind="provider")),
         constants=model.Constants(1.1, 1.0, 0.2, "EUR"),
         reload=model.Reload(successful=True, at=0.0),

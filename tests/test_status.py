@@ -148,7 +148,7 @@ def test_an_unpriced_zone_has_no_price() -> None:
     """And keeps its name."""
     said = told(replace(SNAPSHOT, grid=Grid("FR", "lifecycle", None, ())))
 
-    assert {"zone": "FR", "factor": "lifecycle", "price": None, "known": []} == said["grid"]
+    assert {"zone": "FR", "factor": "lifecycle", "price": None, "known": [], "ahead": []} == said["grid"]
 
 
 def test_what_is_missing_is_told_with_its_remedy() -> None:
@@ -230,7 +230,7 @@ def test_the_grids_own_path_says_the_same_of_it() -> None:
 
 def test_without_a_zone_the_grids_path_says_that_nothing_is_known() -> None:
     """An answer, and no error."""
-    assert {"zone": None, "price": None, "known": []} == strictly(status.intensity(EMPTY))
+    assert {"zone": None, "price": None, "known": [], "ahead": []} == strictly(status.intensity(EMPTY))
 
 
 # --- ready ----------------------------------------------------------------------------------------

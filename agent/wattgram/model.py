@@ -356,12 +356,16 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is known of the grid: the zone asked for, the price in force (None: unpriced), what each provider says."""
+    """What is known of the grid: the zone asked for, the price in force (None: unpriced), what each provider says.
+
+    `ahead` pairs whole hours from now with what a provider foresees for that moment.
+    """
 
     zone: str
     factor: str
     price: Intensity | None
     known: tuple[Intensity, ...]
+    ahead: tuple[tuple[int, Intensity], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

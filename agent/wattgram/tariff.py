@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
-from wattgram.model import Charge, Grid, Intensity, Share
+from wattgram.model import SECONDS_PER_HOUR, Charge, Grid, Intensity, Share
 
 KEEP_SECONDS = 48 * 3600.0
+HOURS_AHEAD = 48
 MICROGRAMS_PER_GRAM = 1_000_000
 NANOSECONDS = 1_000_000_000
 
@@ -93,11 +94,16 @@ class Tariff:
     def view(self, wall: float) -> Grid:
         """Return what is known at that time, for those who show it."""
         newest = []
+        ahead: list[tuple[int, Intensity]] = []
         for rung in self.rungs:
             current = _newest_begun(self._books[rung.provider].actual, wall)
             if current is not None and wall < current.end + rung.hold:
                 newest.append(current)
-        return Grid(self.zone, self.factor, self.at(wall), tuple(newest))
+            foreseen = self._books[rung.provider].forecast
+            for hours in range(1, HOURS_AHEAD + 1):
+                moment = wall + hours * SECONDS_PER_HOUR
+                ahead.extend((hours, i) for i in islice(_begun(foreseen, moment), 1) if moment < i.end)
+        return Grid(self.zone, self.factor, self.at(wall), tuple(newest), tuple(ahead))
 
     def _changes(self, start: float, end: float) -> list[float]:
         if end <= start:

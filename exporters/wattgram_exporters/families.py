@@ -290,6 +290,16 @@ def _grid(snapshot: Snapshot) -> Iterator[Metric]:
         [((i.zone, i.provider, i.signal), i.start) for i in known],
     )
 
+    yield _gauge(
+        "wattgram_grid_forecast_grams_per_kwh",
+        "What a provider foresees for so many whole hours from now.",
+        ("grid_zone", "provider", "signal", "factor", "hours_ahead"),
+        [
+            ((i.zone, i.provider, i.signal, i.factor, f"{hours:02d}"), i.grams_per_kwh)
+            for hours, i in (snapshot.grid.ahead if snapshot.grid else ())
+        ],
+    )
+
 
 def _constants(snapshot: Snapshot) -> Iterator[Metric]:
     constants = snapshot.constants

@@ -106,6 +106,7 @@ def _grid(grid: Grid) -> dict[str, Any]:
         "factor": grid.factor,
         "price": _intensity(grid.price) if grid.price else None,
         "known": [_intensity(i) for i in grid.known],
+        "ahead": [{"hours": hours, **_intensity(i)} for hours, i in grid.ahead],
     }
 
 

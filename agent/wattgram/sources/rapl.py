@@ -21,7 +21,7 @@ from wattgram.tools.sysfs import capture, read_count, read_text
 ZONE = re.compile(r"^(intel-rapl|intel-rapl-mmio):[0-9a-f]+(:[0-9a-f]+)?$")
 PACKAGE = re.compile(r"^package-(\d+)(?:-die-(\d+))?$")
 MIRRORING_VENDORS = ("AuthenticAMD", "HygonGenuine")
-EVENTS = ("wrap", "reset", "gap")
+EVENTS = ("wrap", "reset", "gap", "implausible", "stuck")
 
 RESCAN_SECONDS = 60.0
 # No package draws more; a step that implies it is a restart of the counter, not a wrap.

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import html
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timezone
 from typing import Any
+from urllib.parse import quote
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -72,6 +74,15 @@ def parse_retry_after(text: str, now: float) -> float | None:
         except (TypeError, ValueError, IndexError, OverflowError):
             return None
     return min(max(seconds, 0.0), 86_400.0)
+
+
+def without(body: bytes, secrets: Iterable[str]) -> bytes:
+    """Return a reply without what we sent in headers: some servers tell a credential back, and errors quote replies."""
+    for secret in secrets:
+        for form in {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], html.escape(secret)}:
+            if form:
+                body = body.replace(form.encode(), b"***")
+    return body
 
 
 class Fetcher:
@@ -135,7 +146,7 @@ class Fetcher:
                 body += chunk
                 if len(body) > self._max_bytes:
                     raise ReadFailed(f"{url}: the answer is larger than {self._max_bytes} bytes", "shape")
-            reply = Reply(response.status_code, response.headers, bytes(body), url)
+            reply = Reply(response.status_code, response.headers, without(bytes(body), headers.values()), url)
         if reply.status in (301, 302, 303, 307, 308):
             raise ReadFailed(f"{url}: answered with a redirect ({reply.status}), which is not followed", "shape")
         return reply
