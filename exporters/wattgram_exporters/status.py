@@ -54,7 +54,7 @@ def status(snapshot: Snapshot) -> bytes:
 
 def intensity(snapshot: Snapshot) -> bytes:
     """Return what this agent knows of the grid."""
-    return _encoded(_grid(snapshot.grid) if snapshot.grid else {"zone": None, "price": None, "known": []})
+    return _encoded(_grid(snapshot.grid) if snapshot.grid else {"zone": None, "price": None, "known": [], "ahead": []})
 
 
 def not_ready(snapshot: Snapshot) -> str:
