@@ -453,3 +453,16 @@ def test_two_outages_are_said_twice(clock: ManualClock, lines: list[str]) -> Non
         "WARNING nvml: 503",
         "INFO nvml recovered after 10 s",
     ] == lines
+
+
+def test_several_empty_answers_in_a_row_are_news(clock: ManualClock, lines: list[str]) -> None:
+    """One says that there is nothing yet; three, that there is nothing to be had: said once, and no failure."""
+    health = Health("nvml", "source", EVERY)
+    poller = Poller(health, Plug(clock, *[ReadFailed("nothing yet", "empty")] * 6), clock, lambda _: None)
+
+    for _ in range(6):
+        poller.turn()
+
+    assert 1 == len(lines)
+    assert "nothing yet" in lines[0]
+    assert ("nothing yet", ()) == (poller.health.error, poller.health.failures)

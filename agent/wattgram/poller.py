@@ -13,6 +13,7 @@ from wattgram.model import Health
 from wattgram.ports import Clock, ReadFailed, Unavailable
 
 REOPEN_SECONDS = 600.0
+OUTAGE_INTERVALS = 3
 
 log = logging.getLogger("wattgram")
 
@@ -66,6 +67,7 @@ class Poller:
         self._failing = False
         self._failing_since: float | None = None
         self._said: set[str] = set()
+        self._empties = 0
         self._not_before = -math.inf
         self._wish: float | None = None
         self._stop = Event()
@@ -122,7 +124,7 @@ class Poller:
         elif self.health.last_success is None:
             log.info("%s answers", self.health.name)
         self._failing_since, self._in_a_row, self._not_before = None, 0, -math.inf
-        self._failing = False
+        self._failing, self._empties = False, 0
         self._said.clear()
         successes = self.health.successes + 1
         self.health = replace(self.health, up=True, last_success=now, error="", remedy="", successes=successes)
@@ -139,7 +141,8 @@ class Poller:
     def _failed(self, failure: ReadFailed) -> None:
         now = self._clock.now().mono
         self._not_before = now + (failure.retry_after or 0.0)
-        if failure.reason == "empty":  # it delays, it is no failure
+        if failure.reason == "empty":
+            self._empty(failure)
             return
         self._in_a_row += 1
         patience = self._patience.get(failure.reason)
@@ -152,6 +155,13 @@ class Poller:
         self.health = replace(
             self.health, up=False, error=str(failure), remedy="", failures=tuple(sorted(failures.items()))
         )
+
+    def _empty(self, failure: ReadFailed) -> None:
+        """An empty answer delays, it is no failure; several in a row are news."""
+        self._empties += 1
+        if self._empties >= OUTAGE_INTERVALS:
+            self._log_change("empty", f"no value for {self._empties} turns: {failure}", logging.WARNING)
+            self.health = replace(self.health, error=str(failure))
 
     def _log_change(self, kind: str, error: str, level: int, remedy: str = "") -> None:
         """Say each kind of trouble once in an outage."""
