@@ -933,6 +933,19 @@ def test_a_sample_from_the_future_does_not_hide_those_that_follow() -> None:
     assert driver.is_followed()
 
 
+def test_old_samples_are_not_given_again_when_the_driver_has_nothing_newer() -> None:
+    """A ring that stands still holds what was drawn then: laid on this moment it would be what is drawn now."""
+    driver = Driver()
+    driver.poll(12.0)
+    given_again = []
+
+    for _ in range(30):
+        driver.now += 1.0
+        given_again += driver.show()
+
+    assert [] == given_again
+
+
 def test_a_drivers_clock_that_runs_through_a_suspend_is_followed() -> None:
     """Boot time and the wall clock go on while ours stands."""
     driver = Driver()

@@ -28,6 +28,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         code = arguments.command(arguments)
+        sys.stdout.flush()
     except ConfigError as error:
         print(f"wattgram: {error}", file=sys.stderr)
         code = BAD_CONFIG
