@@ -8,6 +8,7 @@ def test_...(seconds, report):
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Generator
@@ -86,6 +87,23 @@ def seconds() -> Callable[[float, float], float]:
 def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Return a pen that writes what was measured into the acceptance table."""
     return lambda text: request.node.user_properties.append(("measured", text))
+
+
+@pytest.fixture
+def lines() -> Generator[list[str], None, None]:
+    """What the house logs, as LEVEL text."""
+    written: list[str] = []
+
+    class Pen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            written.append(f"{record.levelname} {record.getMessage()}")
+
+    logger, pen, level = logging.getLogger("wattgram"), Pen(), logging.getLogger("wattgram").level
+    logger.addHandler(pen)
+    logger.setLevel(logging.INFO)
+    yield written
+    logger.removeHandler(pen)
+    logger.setLevel(level)
 
 
 # --- no silent skip -------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.metrics_core import Metric
@@ -30,6 +28,7 @@ from standin.grid import GridApi
 from standin.nvml import CompilerMissing, Constant, Gpu, NvmlStandin, Profile, Sine, Square
 from standin.prometheus import Prometheus, check_metrics, tools_or_skip
 from standin.sysfs import RaplTree, Zone
+from standin.watching import devices, mono, pause, wait
 
 ROOT = Path(__file__).resolve().parent.parent
 MICRO = 1e-6
@@ -88,43 +87,10 @@ def host(tmp_path: Path) -> Iterator[Host]:
         yield Host(nvml, tree, config)
 
 
-def mono(wall: float) -> float:
-    """The monotonic instant of a wall time of this run."""
-    return wall - (time.time() - time.monotonic())
-
-
-def status(daemon: Daemon) -> dict[str, Any]:
-    """`/api/v1/status`, which says of each device when it was read."""
-    answer: dict[str, Any] = json.loads(daemon.get("/api/v1/status").text)
-    return answer
-
-
-def devices(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The devices of a status by id."""
-    return {d["device"]: d for d in answer["devices"]}
-
-
-def wait(condition: Callable[[], Any], deadline: float = 30.0) -> Any:
-    """Poll for something true."""
-    end = time.monotonic() + deadline
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {deadline} s: {condition}")
-
-
 def openmetrics_families(text: str) -> list[Metric]:
     """What the strict parser makes of OpenMetrics."""
     parse: Callable[[str], Iterable[Metric]] = parse_openmetrics
     return list(parse(text))
-
-
-def pause(seconds: float) -> None:
-    """Let measured time pass: what is tested is an integral over it."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, 0.5))
 
 
 def micro(metrics: Metrics, name: str) -> int:
@@ -295,10 +261,10 @@ def test_scraped_energy_is_the_analytic_truth(tmp_path: Path, host: Host, second
     """Between two readings, whose instants the daemon tells, the counters gained what the profiles drew."""
     host.tree.start_writer()
     with Daemon(tmp_path, host.config, env=host.env) as daemon:
-        wait(lambda: len(status(daemon)["devices"]) == 8)
-        first = devices(status(daemon))
+        wait(lambda: len(devices(daemon)) == 8)
+        first = devices(daemon)
         pause(seconds(15, 60))
-        last = devices(status(daemon))
+        last = devices(daemon)
 
     errors = []
     for index, gpu in enumerate(host.nvml.gpus):
@@ -322,14 +288,14 @@ def test_rapl_equals_the_writers_own_unwrapped_counter(tmp_path: Path, seconds: 
         counted = {"package-0": "intel-rapl:0", "package-1": "intel-rapl:1", "dram-0": "intel-rapl:0:1"}
         counted["dram-1"] = "intel-rapl:1:0"
         with Daemon(tmp_path, config) as daemon:
-            wait(lambda: status(daemon)["devices"])
+            wait(lambda: devices(daemon))
             before = {zone: tree.unwrapped(zone) for zone in counted.values()}
             tree.start_writer()
             pause(seconds(15, 60))
             tree.freeze()
             truth = {device: tree.unwrapped(zone) - before[zone] for device, zone in counted.items()}
-            wait(lambda: truth == {i: round(d["joules"] / MICRO) for i, d in devices(status(daemon)).items()}, 10)
-            wraps = sum(d["events"]["wrap"] for d in status(daemon)["devices"])
+            wait(lambda: truth == {i: round(d["joules"] / MICRO) for i, d in devices(daemon).items()}, 10)
+            wraps = sum(d["events"]["wrap"] for d in devices(daemon).values())
 
     report(f"Σ {sum(truth.values()) / 1e6:.3f} J equal, over {wraps} wraps")
     assert wraps >= 1
@@ -368,12 +334,12 @@ def test_grams_are_joules_times_the_intensity_of_their_own_time(
         api.step, api.lag, api.schedule = step, -2.0, intensity
         config = priced(host, api, tmp_path, 'every = "200ms"\n')
         daemon = stack.enter_context(Daemon(tmp_path, config, env=host.env))
-        wait(lambda: len(status(daemon)["devices"]) == 8)
+        wait(lambda: len(devices(daemon)) == 8)
         pause(2 * step)  # until the chain has values of two intervals
-        first = devices(status(daemon))
+        first = devices(daemon)
         length = seconds(14, 60)
         pause(length)
-        last = devices(status(daemon))
+        last = devices(daemon)
 
     # Where power is constant, the joules between two readings are spread evenly over the intervals between them.
     constant = (host.nvml.gpus[1].uuid, "package-0", "package-1", "dram-0", "dram-1")

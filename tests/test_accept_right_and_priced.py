@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from standin.daemon import Daemon
 from standin.nvml import CompilerMissing, Gpu, NvmlStandin, Square
 from standin.sysfs import RaplTree, Zone
+from standin.watching import devices, mono, pause, wait
 
 MICRO = 1e-6
 Seconds = Callable[[float, float], float]
@@ -23,33 +22,6 @@ Report = Callable[[str], None]
 
 # Periods from 0.1 s to 60 s; every other card has no counter: its driver's samples are integrated.
 PERIODS = (0.1, 0.3, 1.0, 2.0, 7.0, 15.0, 30.0, 60.0)
-
-
-def mono(wall: float) -> float:
-    """The monotonic instant of a wall time of this run."""
-    return wall - (time.time() - time.monotonic())
-
-
-def devices(daemon: Daemon) -> dict[str, dict[str, Any]]:
-    """The devices of `/api/v1/status` by id."""
-    return {d["device"]: d for d in json.loads(daemon.get("/api/v1/status").text)["devices"]}
-
-
-def wait(condition: Callable[[], Any], deadline: float = 30.0) -> Any:
-    """Poll for something true."""
-    end = time.monotonic() + deadline
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {deadline} s")
-
-
-def pause(seconds: float) -> None:
-    """Let measured time pass: what is tested is an integral over it."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(left, 0.5))
 
 
 def cards() -> list[Gpu]:

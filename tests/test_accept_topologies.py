@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from standin.daemon import Daemon
 from standin.nvml import CompilerMissing, Constant, Gpu, NvmlStandin
 from standin.sysfs import RaplTree, Zone
+from standin.watching import devices, pause, wait
 
 Seconds = Callable[[float, float], float]
 Report = Callable[[str], None]
@@ -23,19 +22,14 @@ MICROWATTS = 1_000_000
 
 def totals(daemon: Daemon) -> dict[str, tuple[float, float]]:
     """Joules and read time of each device."""
-    found = json.loads(daemon.get("/api/v1/status").text)["devices"]
-    return {f"{d['component']} {d['device']}": (d["joules"], d["read_at"]) for d in found}
+    return {f"{d['component']} {d['device']}": (d["joules"], d["read_at"]) for d in devices(daemon).values()}
 
 
 def watts(daemon: Daemon, length: float, ready: Callable[[dict[str, Any]], bool]) -> dict[str, float]:
     """Mean power of each device over some seconds, from its scraped joules, once the machine is ready."""
-    deadline = time.monotonic() + 60
-    while not ready(first := totals(daemon)):
-        assert time.monotonic() < deadline, first
-        time.sleep(0.1)
-    end = time.monotonic() + length
-    while time.monotonic() < end:
-        time.sleep(0.2)
+    wait(lambda: ready(totals(daemon)), 60.0)
+    first = totals(daemon)
+    pause(length)
     last = totals(daemon)
     return {
         name: (last[name][0] - joules) / (last[name][1] - at)

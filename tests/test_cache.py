@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -39,23 +37,6 @@ def value(start: float, grams_per_kwh: float = 50.0) -> Intensity:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "intensities.json"
-
-
-@pytest.fixture
-def lines() -> Generator[list[str]]:
-    """What the house logs, as LEVEL text."""
-    written: list[str] = []
-
-    class Pen(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            written.append(f"{record.levelname} {record.getMessage()}")
-
-    logger, pen, level = logging.getLogger("wattgram"), Pen(), logging.getLogger("wattgram").level
-    logger.addHandler(pen)
-    logger.setLevel(logging.INFO)
-    yield written
-    logger.removeHandler(pen)
-    logger.setLevel(level)
 
 
 # --- it survives ------------------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -408,23 +407,6 @@ class Desk:
         self.feed = ProviderFeed(
             "grid", self.voice, self.tariff, self.clock, lambda *said: self.kept.append(said), lambda: self.chance
         )
-
-
-@pytest.fixture
-def lines() -> Generator[list[str]]:
-    """What the house logs, as LEVEL text."""
-    written: list[str] = []
-
-    class Pen(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            written.append(f"{record.levelname} {record.getMessage()}")
-
-    logger, pen, level = logging.getLogger("wattgram"), Pen(), logging.getLogger("wattgram").level
-    logger.addHandler(pen)
-    logger.setLevel(logging.INFO)
-    yield written
-    logger.removeHandler(pen)
-    logger.setLevel(level)
 
 
 def test_a_fetched_value_prices_and_is_kept() -> None:

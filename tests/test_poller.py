@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from threading import Event
 
 import pytest
@@ -57,23 +56,6 @@ class Nap(Event):
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(mono=1000.0, wall=1_700_000_000.0)
-
-
-@pytest.fixture
-def lines() -> Generator[list[str]]:
-    """What the house logs, as LEVEL text."""
-    written: list[str] = []
-
-    class Pen(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            written.append(f"{record.levelname} {record.getMessage()}")
-
-    logger, pen, level = logging.getLogger("wattgram"), Pen(), logging.getLogger("wattgram").level
-    logger.addHandler(pen)
-    logger.setLevel(logging.INFO)
-    yield written
-    logger.removeHandler(pen)
-    logger.setLevel(level)
 
 
 def poller(
