@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -27,6 +28,7 @@ from wattgram.model import (
     Sample,
 )
 from wattgram.sources.nvml.ring import Ring, is_even
+from wattgram.trust import Trust
 from wattgram_exporters.families import families
 
 JOULE = 1_000_000
@@ -542,6 +544,24 @@ def test_the_crosscheck_compares_the_sensors_not_the_calibration() -> None:
     assert pytest.approx(1.02) == bench.ratio
 
 
+def test_judging_a_counter_costs_next_to_nothing_at_the_least_interval() -> None:
+    """At 50 ms half a minute is 600 comparisons, five minutes are 6000: a turn may not add all of them up again."""
+    trust = Trust(on_trial=False)
+
+    def compare(tick: int) -> None:
+        trust.compare(tick * 0.05, (tick + 1) * 0.05, 15 * JOULE, 15 * JOULE)
+
+    for tick in range(6000):
+        compare(tick)
+    before = time.process_time()
+    for tick in range(6000, 6100):
+        compare(tick)
+        trust.ratio()
+    spent = time.process_time() - before
+
+    assert spent / 100 < 0.001  # seconds; eight cards take eight times as much, twenty times a second
+
+
 # --- calibration ------------------------------------------------------------------------------------
 
 CALIBRATED = replace(GPU, gain=1.1, offset_watts=-5.0)
@@ -697,6 +717,17 @@ def test_a_sample_whose_time_is_booked_in_part_counts_for_the_rest() -> None:
     bench.read(trace=mean(flat(600.0), bench.now + 1.0, length=1.0, shift=0.05))
 
     assert pytest.approx((1.0, 2.05, 1.05 * 600.0)) == bench.last()[:3]
+    assert is_booked_once(bench)
+
+
+def test_what_is_left_after_the_newest_sample_is_booked_too() -> None:
+    """A counter on trial is compared up to the reading: its newest sample is half a tenth older."""
+    bench = Bench(GRACE, draws=600.0)
+
+    for _ in range(20):
+        bench.read(trace=mean(flat(300.0), bench.now + 0.95, length=3.0))
+
+    assert pytest.approx(bench.used) == bench.total
     assert is_booked_once(bench)
 
 
@@ -937,7 +968,7 @@ def test_old_samples_are_not_given_again_when_the_driver_has_nothing_newer() -> 
     """A ring that stands still holds what was drawn then: laid on this moment it would be what is drawn now."""
     driver = Driver()
     driver.poll(12.0)
-    given_again = []
+    given_again: list[tuple[float, float]] = []
 
     for _ in range(30):
         driver.now += 1.0
