@@ -202,7 +202,7 @@ def test_prometheus_sees_the_true_watts_and_books_that_balance(
     with ExitStack() as stack:
         daemon = stack.enter_context(Daemon(tmp_path, config, env=host.env))
         prometheus = stack.enter_context(Prometheus(tmp_path / "prometheus", [daemon.target]))
-        # Prometheus begins when it likes: the window must be full of scrapes, or rate() divides by time it has not seen.
+        # Prometheus begins when it likes: until the window is full, rate() divides by time it has not seen.
         prometheus.wait_for(f"min(count_over_time({ENERGY}[{window}s])) >= {window}", 120)
         now = time.time()
         (rate,) = prometheus.query(f"sum(rate({ENERGY}[{window}s]))", at=now)
