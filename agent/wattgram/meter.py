@@ -113,7 +113,10 @@ class _Integral:
 
 @dataclass(slots=True)
 class _Memory:
-    """What the meter remembers of one device: all is booked up to `covered`."""
+    """What the meter remembers of one device: all is booked up to `covered`.
+
+    `seen` is when its counter was last seen standing still: it cannot have wrapped before that.
+    """
 
     covered: Instant
     counted: Reading | None
@@ -122,6 +125,7 @@ class _Memory:
     throttled: dict[str, float] = field(default_factory=dict)
     known: bool = True
     stuck: bool = False
+    seen: float = 0.0
     told: str = ""
 
     @property
@@ -224,7 +228,7 @@ class Meter:
         seconds = new.at.mono - old.at.mono
         ceiling = new.device.max_watts
         energy = counted(old.counter, new.counter)
-        if wraps_unknown(new.counter, seconds, ceiling):
+        if wraps_unknown(new.counter, new.at.mono - max(old.at.mono, memory.seen), ceiling):
             books.gap(memory, new.at, new.device, "longer than a wrap of its counter")
         elif energy == 0:
             self._standing_still(memory, new, books)
@@ -245,10 +249,11 @@ class Meter:
         drawn = memory.integral.microjoules
         if drawn == 0:  # it stands still, and rightly
             books.delta(memory, new.at, new.device, 0, "counter")
-            memory.counted = new
+            memory.counted, memory.stuck = new, False
             return
         seconds = new.at.mono - memory.covered.mono
         if seconds < (STUCK_SECONDS if drawn else FROZEN_SECONDS) and not memory.stuck:
+            memory.seen = new.at.mono
             return
         if not memory.stuck:
             books.event(new.device, "stuck")

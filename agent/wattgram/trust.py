@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from dataclasses import dataclass
 
 WINDOW_SECONDS = 300.0
 # A counter that was doubted, or is on trial, must agree with integrated power this closely for this long.
@@ -13,32 +13,50 @@ MOST_IMPLAUSIBLE = 3
 ROUNDING = 1e-6
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """What counter and power gave, in microjoules, for one and the same stretch of time up to `end`."""
+
+    end: float
+    seconds: float
+    counted: int
+    integrated: int
+
+
 class Trust:
-    """One device's counter against its power. `on_trial`: it is believed only while it agrees."""
+    """One device's counter against its power. `on_trial`: it is believed only while it agrees.
+
+    Sums are kept as pairs come and go: a window of 5 minutes at the least interval holds thousands.
+    """
 
     def __init__(self, *, on_trial: bool) -> None:
         self.believed = not on_trial
         self._on_trial = on_trial
-        self._pairs: deque[tuple[float, float, int, int]] = deque()
+        self._pairs: deque[_Pair] = deque()
+        self._seconds, self._counted, self._integrated = 0.0, 0, 0
         self._implausible: deque[float] = deque()
 
     def compare(self, start: float, end: float, counted: int, integrated: int) -> None:
         """Note what counter and power gave for one and the same stretch of time, in microjoules."""
-        self._pairs.append((start, end, counted, integrated))
-        while self._pairs and self._pairs[0][0] < end - WINDOW_SECONDS:
-            self._pairs.popleft()
-        agrees = self._agrees_lately()
-        if agrees is not None and (self._on_trial or not self.believed):
-            self.believed = agrees
+        self._pairs.append(_Pair(end, end - start, counted, integrated))
+        self._sum(self._pairs[-1], 1)
+        while self._pairs[0].end - self._pairs[0].seconds < end - WINDOW_SECONDS and len(self._pairs) > 1:
+            self._sum(self._pairs.popleft(), -1)
+        if self._on_trial or not self.believed:
+            agrees = self._agrees_lately()
+            self.believed = self.believed if agrees is None else agrees
 
     def ratio(self) -> float | None:
         """Return counter by integrated power over the window; None before enough of it is known."""
-        return _ratio(self._pairs) if _seconds(self._pairs) >= TRIAL_SECONDS - ROUNDING else None
+        if self._seconds < TRIAL_SECONDS - ROUNDING or self._integrated <= 0:
+            return None
+        return self._counted / self._integrated
 
     def doubt(self) -> None:
         """Believe the counter no more, until it has agreed anew."""
         self.believed = False
         self._pairs.clear()
+        self._seconds, self._counted, self._integrated = 0.0, 0, 0
 
     def implausible(self, at: float) -> None:
         """Note an impossible step; several within the window, and the counter is doubted."""
@@ -49,21 +67,18 @@ class Trust:
             self._implausible.clear()
             self.doubt()
 
+    def _sum(self, pair: _Pair, sign: int) -> None:
+        self._seconds += sign * pair.seconds
+        self._counted += sign * pair.counted
+        self._integrated += sign * pair.integrated
+
     def _agrees_lately(self) -> bool | None:
         """Whether counter and power agree over the last trial's length; None before so much is known."""
-        lately: list[tuple[float, float, int, int]] = []
+        seconds, counted, integrated = 0.0, 0, 0
         for pair in reversed(self._pairs):
-            lately.append(pair)
-            if _seconds(lately) >= TRIAL_SECONDS - ROUNDING:
-                ratio = _ratio(lately)
-                return ratio is not None and abs(ratio - 1) <= TOLERANCE
+            seconds += pair.seconds
+            counted += pair.counted
+            integrated += pair.integrated
+            if seconds >= TRIAL_SECONDS - ROUNDING:
+                return integrated > 0 and abs(counted / integrated - 1) <= TOLERANCE
         return None
-
-
-def _seconds(pairs: Iterable[tuple[float, float, int, int]]) -> float:
-    return sum(pair[1] - pair[0] for pair in pairs)
-
-
-def _ratio(pairs: Iterable[tuple[float, float, int, int]]) -> float | None:
-    counted, integrated = (sum(column) for column in zip(*((pair[2], pair[3]) for pair in pairs), strict=True))
-    return counted / integrated if integrated > 0 else None

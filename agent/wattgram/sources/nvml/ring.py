@@ -20,6 +20,7 @@ class Ring:
 
     def __init__(self) -> None:
         self.last = 0
+        self._stale: int | None = None
         self._delays: deque[float] = deque(maxlen=TURNS)
         self._heard: float | None = None
 
@@ -28,6 +29,9 @@ class Ring:
 
         Those already seen are dropped; empty when what is left cannot be trusted: times that do not rise, or a hole.
         """
+        if samples and samples[-1][0] == self._stale:
+            return ()  # what it showed before the silence, shown again
+        self._stale = None
         fresh = [sample for sample in samples if sample[0] > self.last]
         if not fresh:
             self._expect_news(mono)
@@ -46,7 +50,7 @@ class Ring:
     def _expect_news(self, mono: float) -> None:
         """Begin anew after a long silence: a clock that was set back shows nothing newer for as long as it was set."""
         if self._heard is not None and mono - self._heard > CLOCK_STEP_SECONDS:
-            self.last, self._heard = 0, None
+            self._stale, self.last, self._heard = self.last, 0, None
             self._delays.clear()
 
 
