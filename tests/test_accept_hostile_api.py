@@ -227,7 +227,8 @@ def judge_ill(ward: Ward, reason: str, price: float, basis: str, heard: int) -> 
     assert ({} if reason == "empty" else {reason: 1.0}) == quiet == failures(later)
     assert reason == "empty" or asked(metrics) == asked(later)
     warnings = ward.said("warning")[heard:]
-    assert (0 if reason == "empty" else 1) == len(warnings), warnings
+    # An empty answer is said only when several came in a row.
+    assert len(warnings) in ((0, 1) if reason == "empty" else (1,)), warnings
     assert 0 == daemon.log.count("Traceback")
     return later
 
