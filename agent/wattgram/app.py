@@ -161,14 +161,16 @@ class App:
         """Meter until told to stop; return the exit code. `reload` reads the configuration anew."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # every thread inherits it: only this one hears them
         threading.excepthook = self._bug
+        self.ledger.note(self.remarks)
+        self.ledger.reloaded(Reload(successful=True, at=self._clock.now().wall))
+        pollers = [*self._provider_pollers(), *self._source_pollers()]
+        for poller in pollers:  # what is waited for is known before anybody can ask whether we are ready
+            self.ledger.report(poller.health)
         exporter: Exporter = registry.exporter("prometheus")(self.config.web.listen, self.ledger.snapshot)
         exporter.start()
         log.info("wattgram %s listens on http://%s", __version__, self.config.web.listen)
         for remark in self.remarks:
             log.info("%s", remark)
-        self.ledger.note(self.remarks)
-        self.ledger.reloaded(Reload(successful=True, at=self._clock.now().wall))
-        pollers = [*self._provider_pollers(), *self._source_pollers()]
         for poller in pollers:
             poller.start()
         self._wait(reload)

@@ -75,7 +75,6 @@ class Poller:
 
     def start(self) -> None:
         """Run the loop in a daemon thread of its own."""
-        self._report(self.health)
         self._thread = Thread(target=self.run, name=self.health.name, daemon=True)
         self._thread.start()
 
