@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -473,3 +474,21 @@ def test_a_host_without_proc_is_metered_all_the_same(tmp_path: Path) -> None:
     sample = open_source(Options(path=str(tree.sys), proc=str(tmp_path / "none")), ManualClock(), 1.0).read()
 
     assert {"package-0": 11} == counters(sample)
+
+
+def test_a_right_that_is_taken_away_in_use_is_told_with_its_remedy(tmp_path: Path) -> None:
+    """Nothing is 0 and nothing is a wrap: the zone failed, and the line says what mends it."""
+    tree = RaplTree(tmp_path, [package("intel-rapl:0")])
+    source = opened(tree)
+    tree.file("intel-rapl:0").chmod(0o000)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)  # root may read what nobody may
+    try:
+        with pytest.raises(ReadFailed, match="chmod g") as failure:
+            source.read()
+    finally:
+        if root:
+            os.seteuid(0)
+
+    assert "permission denied" in str(failure.value)

@@ -111,7 +111,8 @@ class RaplSource:
             try:
                 readings.append(self._read(zone))
             except ReadFailed as failure:
-                failed.append(Failure(zone.device, str(failure)))
+                remedy = f"; {GRANT.format(path=zone.path)}" if failure.reason == "auth" else ""
+                failed.append(Failure(zone.device, f"{failure}{remedy}"))
         if failed and not readings:
             raise ReadFailed(failed[0].reason)
         missed = (failure for failure in failed if not self._mirrors.is_mirror(failure.device))
