@@ -273,7 +273,8 @@ class Health:
     """How one source or provider is doing; the reader computes ages.
 
     `every` is its interval in seconds; `up` None: it was never opened and nobody asked for it by name. `requests`
-    counts what a provider asked over the network.
+    counts what a provider asked over the network. `unanswered` pairs what a source should read and cannot now, a
+    device's id or a place such as `gpu 3`, with the reason.
     """
 
     name: str
@@ -289,6 +290,7 @@ class Health:
     child: Cost | None = None
     requests: int = 0
     successes: int = 0
+    unanswered: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

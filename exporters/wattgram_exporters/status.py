@@ -142,6 +142,7 @@ def _health(h: Health) -> dict[str, Any]:
         "last_success": h.last_success.wall if h.last_success else None,
         "error": h.error or None,
         "remedy": h.remedy or None,
+        "unanswered": dict(h.unanswered),
     }
 
 
