@@ -49,6 +49,7 @@ ROOMS = (
             "wattgram.ledger",
             "wattgram.meter",
             "wattgram.poller",
+            "wattgram.silence",
             "wattgram.tariff",
             "wattgram.trust",
         ),

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from wattgram.app import child_environment
 from wattgram.clock import ManualClock
 from wattgram.isolated import IsolatedSource
 from wattgram.model import Cost
+from wattgram.plan import child_environment
 from wattgram.ports import ReadFailed, Unavailable
 
 EVERY = 1.0

@@ -201,7 +201,7 @@ def test_a_card_that_may_not_be_opened_leaves_the_others(cards: list[Card], cloc
     """A container sees all cards in the count, and may open its own."""
     cards[0].codes["handle"] = NO_PERMISSION
 
-    assert (["GPU-b"], []) == ids(opened(Fake(*cards), clock).read())
+    assert (["GPU-b"], ["gpu 0"]) == ids(opened(Fake(*cards), clock).read())
 
 
 def test_a_card_that_may_be_opened_later_appears(cards: list[Card], clock: ManualClock) -> None:
@@ -288,7 +288,7 @@ def test_a_late_answer_is_dropped(cards: list[Card], clock: ManualClock) -> None
 
 
 def test_a_card_that_hangs_while_it_is_looked_up_delays_nobody_for_ever(cards: list[Card], clock: ManualClock) -> None:
-    """It was never identified, so there is nobody to name."""
+    """It was never identified, so it is named by its place."""
     cards[0].hangs.add("handle")
     fake = Fake(*cards)
     source = NvmlSource(fake, clock, every=EVERY, state_every=5.0)
@@ -300,7 +300,7 @@ def test_a_card_that_hangs_while_it_is_looked_up_delays_nobody_for_ever(cards: l
     cards[0].go_on.set()
     opening.join(DEADLINE)
 
-    assert (["GPU-b"], []) == ids(source.read())
+    assert (["GPU-b"], ["gpu 0"]) == ids(source.read())
 
 
 # --- losing and returning -------------------------------------------------------------------------
@@ -590,8 +590,8 @@ def test_what_a_card_does_not_have_is_none(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("gpu", "events"),
     [
-        (Gpu(), {"reset", "gap", "implausible", "lost", "stuck", "suspended"}),
-        (Gpu(counter=False), {"gap", "lost", "suspended"}),
+        (Gpu(), {"reset", "gap", "implausible", "lost", "stuck", "suspended", "paused"}),
+        (Gpu(counter=False), {"gap", "lost", "suspended", "paused"}),
     ],
 )
 def test_a_card_announces_the_events_that_its_meter_can_have(stage: Stage, gpu: Gpu, events: set[str]) -> None:
@@ -901,4 +901,4 @@ def test_a_host_without_a_card_is_said_to_be_one(isolated: Isolated) -> None:
 def test_a_card_that_may_not_be_opened_leaves_the_others_in_a_child_too(isolated: Isolated) -> None:
     driver, source = isolated(Gpu(handle_error=NO_PERMISSION), Gpu())
 
-    assert ([driver.gpus[1].uuid], []) == ids(source.read())
+    assert ([driver.gpus[1].uuid], ["gpu 0"]) == ids(source.read())

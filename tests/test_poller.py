@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from threading import Event
 
 import pytest
 
@@ -36,21 +35,23 @@ class Plug:
         return step
 
 
-class Nap(Event):
+class Nap:
     """The pause between two turns, without sleeping: it turns the clock, and ends the loop after so many."""
 
-    def __init__(self, clock: ManualClock, pauses: int) -> None:
-        super().__init__()
+    def __init__(self, clock: ManualClock, pauses: int, loop: Poller) -> None:
         self.clock = clock
         self.pauses = pauses
+        self.loop = loop
 
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        self.clock.advance(timeout)
+    def ring(self) -> None:
+        """Nobody sleeps here."""
+
+    def wait(self, seconds: float) -> bool:
+        self.clock.advance(seconds)
         self.pauses -= 1
         if self.pauses <= 0:
-            self.set()
-        return self.is_set()
+            self.loop.stop()
+        return self.pauses <= 0
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def turns(clock: ManualClock, plug: Plug, count: int, *, jitter: float = 0.0, ch
     """Run the loop for so many turns and return the seconds at which each ended, from the start."""
     start = clock.now().mono
     loop = poller(clock, plug, jitter=jitter, chance=chance)
-    loop._stop = Nap(clock, count)
+    loop._bell = Nap(clock, count, loop)
     loop.run()
     return [began - start for began in plug.began]
 
@@ -134,7 +135,7 @@ def test_the_wall_clock_does_not_move_the_schedule(clock: ManualClock) -> None:
         plug()
 
     loop = poller(clock, turn)
-    loop._stop = Nap(clock, 3)
+    loop._bell = Nap(clock, 3, loop)
     loop.run()
 
     assert [1000.0, 1010.0, 1020.0] == plug.began

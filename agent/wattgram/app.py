@@ -5,141 +5,31 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from wattgram import __version__, isolated, registry
-from wattgram.accountant import Accountant
-from wattgram.cache import Cache
-from wattgram.config import AUTO, Config, state_directory
-from wattgram.feed import Claims, ProviderFeed, SourceFeed
-from wattgram.isolated import IsolatedSource
+from wattgram import __version__, logs, registry
+from wattgram.config import Config
+from wattgram.crew import Crew
+from wattgram.feed import SourceFeed
 from wattgram.ledger import Ledger
-from wattgram.meter import Meter
-from wattgram.model import Constants, Health, Reload
-from wattgram.poller import Patience, Poller
-from wattgram.ports import Clock, ConfigError, Exporter, Place, Provider, Secret, Source, Traits, Unavailable
-from wattgram.tariff import Rung, Tariff
+from wattgram.model import Instant, Reload, Snapshot
+from wattgram.ports import Clock, ConfigError, Exporter, Unavailable
+from wattgram.rundir import RunDirectory
+from wattgram.systemd import Notifier, Watchdog, watchdog_seconds
 from wattgram.tools.procfs import own_cost
 
 GOOD, BUG, BAD_CONFIG, MISSING = 0, 1, 2, 3
-GAP_INTERVALS = 3
-# A periodic load, such as a training step, must not fall into step with our readings.
-SAMPLING_JITTER = 0.1
-WORLD = "WORLD"
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# What a child must not inherit: credentials, and our own options, which it is told.
-KEPT_FROM_CHILDREN = ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
-PROVIDER_PATIENCE = {
-    "auth": Patience(900, 900),
-    "plan": Patience(3600, 86_400),
-    "zone": Patience(3600, 86_400),
-    "rate": Patience(60, 1800),
-    "quota": Patience(3600, 3600),
-    "server": Patience(30, 900),
-    "timeout": Patience(30, 900),
-    "shape": Patience(60, 900),
-}
+PAUSE, RESUME = signal.SIGUSR1, signal.SIGUSR2
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, PAUSE, RESUME})
+READY_SECONDS = 0.1
+# What cannot change while the daemon runs.
+FIXED = ("listen", "config_file")
+LOOPBACK = ("127.", "[::1]", "localhost")
 
 log = logging.getLogger("wattgram")
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One provider of the chain, ready to be opened; `named`: the user asked for it by name."""
-
-    name: str
-    named: bool
-    secret: Secret | None
-    rung: Rung
-
-    def open(self, config: Config, clock: Clock) -> Provider:
-        """Return the provider."""
-        place = Place(config.carbon.zone, config.carbon.factor)
-        return registry.provider(self.name).open_provider(config.providers[self.name], place, self.secret, clock)
-
-
-def chain(config: Config) -> tuple[tuple[Link, ...], tuple[str, ...]]:
-    """Return the providers that price, in order, and a remark on each that `auto` had to leave out.
-
-    Raise ConfigError when one that is named cannot be asked.
-    """
-    links: dict[str, Link] = {}
-    remarks: list[str] = []
-    if not config.carbon.zone:
-        return (), ('no grams: carbon.zone is not set; set it, such as zone = "FR", to price joules',)
-    if config.carbon.zone == WORLD:
-        remarks.append('carbon.zone is WORLD, the world\'s average; say where this server stands, such as zone = "FR"')
-    for wanted in config.carbon.providers:
-        for name in registry.PROVIDERS if wanted == AUTO else (wanted,):
-            named, traits = wanted != AUTO, registry.provider(name).TRAITS
-            obstacle = _obstacle(name, config)
-            if obstacle and named:
-                raise ConfigError(f"carbon.providers names {name}, but {obstacle}")
-            if not obstacle:
-                rung = Rung(name, float(config.providers[name].hold or traits.hold), traits.bases, named=named)
-                links.setdefault(name, Link(name, named, config.secrets.get(name), rung))
-            elif _covers(traits, config.carbon.zone):
-                remarks.append(f"{name}: not asked, {obstacle}")
-    return tuple(links.values()), tuple(remarks)
-
-
-def _covers(traits: Traits, zone: str) -> bool:
-    return not traits.zones or zone in traits.zones
-
-
-def _obstacle(name: str, config: Config) -> str:
-    """Why a provider cannot be asked about the zone; empty when it can."""
-    traits = registry.provider(name).TRAITS
-    if not _covers(traits, config.carbon.zone):
-        return f"it knows only {', '.join(traits.zones)}; carbon.zone is {config.carbon.zone}"
-    if traits.needs_token and name not in config.secrets:
-        return f"it has no token; {traits.token_help}"
-    return ""
-
-
-def enabled_sources(config: Config) -> Iterator[str]:
-    """Yield the names of the sources to try, in order."""
-    for name, entry in registry.SOURCES.items():
-        enabled = config.sources[name].enabled
-        if entry.by_default if enabled is None else enabled:
-            yield name
-
-
-def source_opener(name: str, config: Config, clock: Clock, environ: Mapping[str, str]) -> Callable[[], Source]:
-    """Return what opens a source, in a child of its own where it must be."""
-    entry, options, every = registry.SOURCES[name], config.sources[name], interval(name, config)
-    if entry.isolated:
-        return lambda: IsolatedSource(entry.module, asdict(options), every, clock, child_environment(environ))
-    return lambda: registry.source(name).open_source(options, clock, every)
-
-
-def recorded(name: str, config: Config, environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what a source's hardware answers, for a fixture; None: there is nothing to record of it."""
-    entry, options = registry.SOURCES[name], config.sources[name]
-    if entry.isolated:
-        return isolated.record(entry.module, asdict(options), child_environment(environ))
-    plug = registry.source(name)
-    return plug.record(options) if hasattr(plug, "record") else None
-
-
-def interval(name: str, config: Config) -> float:
-    """Return the seconds between a source's readings."""
-    return float(config.sources[name].interval or config.sampling.interval)
-
-
-def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what a child may inherit: no credential, no option of ours."""
-    return {
-        key: value
-        for key, value in environ.items()
-        if key not in KEPT_FROM_CHILDREN and not (key.startswith("WATTGRAM_") and "__" in key)
-    }
 
 
 class App:
@@ -148,65 +38,121 @@ class App:
     def __init__(self, config: Config, clock: Clock, environ: Mapping[str, str]) -> None:
         self.config = config
         self._clock = clock
-        self._environ = environ
-        self.links, self.remarks = chain(config)
-        self.tariff = self._tariff()
-        self.ledger = self._ledger()
-        names = tuple(enabled_sources(config))
-        self._claims = Claims(names)
-        self.feeds: dict[str, SourceFeed] = {name: self._source_feed(name) for name in names}
+        self._notifier = Notifier(environ)
+        self._directory = RunDirectory(config.web.listen, environ)
+        self.ledger = Ledger(clock, cost=own_cost)
+        watchdog = Watchdog(self._notifier, watchdog_seconds(environ))
+        self._crew = Crew(config, clock, environ, self.ledger, watchdog, self._not_there)
         self._code: int | None = None
 
-    def run(self, reload: Callable[[], Config]) -> int:
-        """Meter until told to stop; return the exit code. `reload` reads the configuration anew."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # every thread inherits it: only this one hears them
-        threading.excepthook = self._bug
-        self.ledger.note(self.remarks)
-        self.ledger.reloaded(Reload(successful=True, at=self._clock.now().wall))
-        pollers = [*self._provider_pollers(), *self._source_pollers()]
-        for poller in pollers:  # what is waited for is known before anybody can ask whether we are ready
-            self.ledger.report(poller.health)
-        exporter: Exporter = registry.exporter("prometheus")(self.config.web.listen, self.ledger.snapshot)
-        exporter.start()
-        log.info("wattgram %s listens on http://%s", __version__, self.config.web.listen)
-        for remark in self.remarks:
-            log.info("%s", remark)
-        for poller in pollers:
-            poller.start()
-        self._wait(reload)
-        log.info("stopping")
-        for poller in pollers:
-            poller.stop()
-        exporter.stop()
-        for feed in self.feeds.values():
-            feed.close()
-        return self._code or GOOD
+    @property
+    def feeds(self) -> dict[str, SourceFeed]:
+        """The sources' feeds by name."""
+        return self._crew.feeds
 
     def learn_prices(self) -> None:
         """Ask every provider once, for a command that does not stay."""
-        for poller in self._provider_pollers():
-            poller.turn()
+        self._crew.learn_prices()
 
-    def _wait(self, reload: Callable[[], Config]) -> None:
-        while signal.sigwait(SIGNALS) == signal.SIGHUP:
-            now = self._clock.now().wall
-            try:
-                reload()
-            except ConfigError as error:
-                log.error("the configuration is not taken: %s", error)  # noqa: TRY400 - it is news, not a bug
-                self.ledger.reloaded(Reload(successful=False, at=now))
-            else:
-                log.info("the configuration is good; changes are taken at the next start")
-                self.ledger.reloaded(Reload(successful=True, at=now))
-        if self._code is None:
-            self._code = GOOD
+    def exporter(self) -> Exporter:
+        """Return the endpoint as configured; raise ConfigError when it cannot be."""
+        web = self.config.web
+        return registry.exporter("prometheus")(web.listen, self.ledger.snapshot, web.config_file)
+
+    def run(self, reload: Callable[[Config], Config]) -> int:
+        """Meter until told to stop; return the exit code.
+
+        `reload` reads the configuration anew, given the one in force; it raises ConfigError.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # every thread inherits it: only this one hears them
+        threading.excepthook = self._bug
+        self.ledger.note(self._crew.remarks)
+        self.ledger.reloaded(Reload(successful=True, at=self._clock.now().wall))
+        exporter = self.exporter()
+        exporter.start()
+        self._introduce(exporter)
+        self._crew.start()
+        self._directory.announce()
+        self._wait(reload)
+        log.info("stopping")
+        self._notifier.stopping()
+        self._directory.withdraw()
+        self._crew.stop()
+        exporter.stop()
+        self._crew.close()
+        logs.flush()
+        return self._code or GOOD
+
+    def _introduce(self, exporter: Exporter) -> None:
+        listen = self.config.web.listen
+        log.info("wattgram %s listens on %s://%s", __version__, exporter.scheme, listen)
+        if exporter.is_open and not listen.startswith(LOOPBACK):
+            log.warning(
+                "whoever reaches %s may read what this server draws; TLS and passwords are set by web.config_file",
+                listen,
+            )
+        for remark in self._crew.remarks:
+            log.info("%s", remark)
+
+    def _wait(self, reload: Callable[[Config], Config]) -> None:
+        """Do what signals say until one says to stop."""
+        while (waiting := self.ledger.snapshot()).awaited:
+            caught = signal.sigtimedwait(SIGNALS, READY_SECONDS)
+            if caught is not None and not self._obey(caught.si_signo, reload):
+                return
+        self._notifier.ready(_status(waiting))
+        while self._obey(signal.sigwait(SIGNALS), reload):
+            pass
+
+    def _obey(self, number: int, reload: Callable[[Config], Config]) -> bool:
+        """Do what one signal says; return whether to go on."""
+        if number == signal.SIGHUP:
+            self._reload(reload)
+        elif number == PAUSE:
+            self._pause()
+        elif number == RESUME:
+            self._crew.resume()
+            self._notifier.status(_status(self.ledger.snapshot()))
+        else:
+            self._code = self._code or GOOD
+            return False
+        return True
+
+    def _reload(self, reload: Callable[[Config], Config]) -> None:
+        self._notifier.reloading()
+        at = self._clock.now().wall
+        try:
+            config = reload(self.config)
+            changed = self._crew.adopt(config)
+        except ConfigError as error:
+            log.error("the configuration is not taken, the old one stays in force: %s", error)  # noqa: TRY400 - news
+            self.ledger.reloaded(Reload(successful=False, at=at))
+        else:
+            fixed = [key for key in FIXED if getattr(config.web, key) != getattr(self.config.web, key)]
+            self.config = replace(config, web=self.config.web)
+            logs.set_up(config.log.level, config.log.format)
+            self.ledger.note(self._crew.remarks)
+            self.ledger.reloaded(Reload(successful=True, at=at))
+            changed += [f"web.{key} is taken at the next start" for key in fixed]
+            log.log(
+                logging.WARNING if fixed else logging.INFO,
+                "the configuration was read anew: %s",
+                ", ".join(changed) or "nothing changed",
+            )
+        self._notifier.ready(_status(self.ledger.snapshot()))
+
+    def _pause(self) -> None:
+        seconds = self._directory.take_wish()
+        now = self._clock.now()
+        self._crew.pause(None if seconds is None else Instant(now.mono + seconds, now.wall + seconds))
+        self._notifier.status("paused: the driver is let go of, and nothing is metered")
 
     def _bug(self, caught: threading.ExceptHookArgs) -> None:
         """A meter that stops must not look alive: a bug in any thread ends the process, with its traceback."""
         if self._code is not None:  # already leaving: what breaks now breaks because it is being closed
             return
-        sys.excepthook(caught.exc_type, caught.exc_value or caught.exc_type(), caught.exc_traceback)
-        sys.stderr.flush()
+        error = caught.exc_value or caught.exc_type()
+        logs.last_words("".join(traceback.format_exception(caught.exc_type, error, caught.exc_traceback)))
         os._exit(BUG)
 
     def _not_there(self, name: str, missing: Unavailable) -> None:
@@ -215,79 +161,9 @@ class App:
         self._code = MISSING
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def _tariff(self) -> Tariff | None:
-        if not self.links:
-            return None
-        carbon = self.config.carbon
-        return Tariff(carbon.zone, carbon.factor, [link.rung for link in self.links])
 
-    def _ledger(self) -> Ledger:
-        carbon = self.config.carbon
-        factor = carbon.factor if self.tariff else "none"
-        provenances = [(basis, factor) for link in self.links for basis in link.rung.bases]
-        return Ledger(
-            self._clock,
-            view=self.tariff.view if self.tariff else None,
-            cost=own_cost,
-            provenances=[*provenances, ("none", factor)],
-            constants=Constants(
-                carbon.pue, carbon.market_intensity, carbon.price, carbon.currency if carbon.price else ""
-            ),
-        )
-
-    def _source_feed(self, name: str) -> SourceFeed:
-        every = interval(name, self.config)
-        meter = Meter(max_gap=GAP_INTERVALS * every)
-        accountant = Accountant(name, every, meter, self.tariff, self.ledger)
-        opener = source_opener(name, self.config, self._clock, self._environ)
-        return SourceFeed(name, opener, accountant, meter, self._claims, self._clock, every)
-
-    def _source_pollers(self) -> Iterator[Poller]:
-        for name, feed in self.feeds.items():
-            required = bool(self.config.sources[name].enabled)
-            yield Poller(
-                Health(name, "source", interval(name, self.config), up=False if required else None),
-                feed,
-                self._clock,
-                self.ledger.report,
-                jitter=SAMPLING_JITTER,
-                missing=partial(self._not_there, name) if required else None,
-                observe=feed.observe,
-            )
-
-    def _provider_pollers(self) -> Iterator[Poller]:
-        if self.tariff is None:
-            return
-        place = Place(self.config.carbon.zone, self.config.carbon.factor)
-        cache = Cache(self._cache_file(), place)
-        kept = cache.load()
-        for link in self.links:
-            traits = registry.provider(link.name).TRAITS
-            options = self.config.providers[link.name]
-            every = float(options.every or traits.every)
-            if link.name in kept:
-                self.tariff.learn(link.name, kept[link.name], self._clock.now().wall)
-            provider = link.open(self.config, self._clock)
-            feed = ProviderFeed(
-                link.name, provider, self.tariff, self._clock, cache.keep if traits.network else _forget
-            )
-            poller = Poller(
-                Health(link.name, "provider" if traits.network else "table", every),
-                feed,
-                self._clock,
-                self.ledger.report,
-                patience=PROVIDER_PATIENCE,
-                observe=feed.observe,
-                jitter=0.1 if traits.network else 0.0,
-            )
-            if not traits.network:
-                poller.turn()  # it answers at once: not a joule goes unpriced for want of waiting
-            yield poller
-
-    def _cache_file(self) -> Path:
-        configured = self.config.carbon.cache_file
-        return Path(configured) if configured else state_directory(self._environ) / "intensities.json"
-
-
-def _forget(provider: str, intensities: object) -> None:
-    """A table that ships with us needs no cache."""
+def _status(snapshot: Snapshot) -> str:
+    """What the service manager shows of us, in a line."""
+    components = [d.device.component for d in snapshot.devices]
+    found = ", ".join(f"{components.count(c)} {c}" for c in dict.fromkeys(components))
+    return f"metering {found}" if found else "nothing is metered: see wattgram doctor"

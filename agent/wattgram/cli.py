@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from wattgram import __version__, config, doctor, logs, registry
-from wattgram.app import BAD_CONFIG, GOOD, MISSING, App
+from wattgram.app import BAD_CONFIG, GOOD, MISSING, PAUSE, RESUME, App
 from wattgram.clock import SystemClock
 from wattgram.ports import ConfigError, ReadFailed, Unavailable
+from wattgram.rundir import RunDirectory, children
 
 ONCE_SECONDS = 1.0
+LETTING_GO_SECONDS = 10.0
 
 
 def main() -> None:
@@ -35,6 +37,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = GOOD
+    finally:
+        logs.flush()
     sys.exit(code)
 
 
@@ -42,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Meter what is found, until told to stop."""
     settings = _load(arguments)
     logs.set_up(settings.log.level, settings.log.format)
-    return App(settings, SystemClock(), os.environ).run(lambda: _load(arguments))
+    return App(settings, SystemClock(), os.environ).run(lambda old: _load(arguments, old))
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -58,7 +62,7 @@ def demo(arguments: argparse.Namespace) -> int:
     settings = _load(arguments)
     logs.set_up(settings.log.level, settings.log.format)
     print(f"wattgram demo: invented hardware, every joule labelled synthetic: http://{listen}/", file=sys.stderr)
-    return App(settings, SystemClock(), os.environ).run(lambda: _load(arguments))
+    return App(settings, SystemClock(), os.environ).run(lambda old: _load(arguments, old))
 
 
 def once(arguments: argparse.Namespace) -> int:
@@ -113,9 +117,65 @@ def check_config(arguments: argparse.Namespace) -> int:
     """Say whether a configuration can be used."""
     arguments.config = arguments.file or arguments.config
     settings = _load(arguments)
-    App(settings, SystemClock(), os.environ)
+    App(settings, SystemClock(), os.environ).exporter()
     print(f"{settings.file or 'the defaults'}: good")
     return GOOD
+
+
+def pause(arguments: argparse.Namespace) -> int:
+    """Let go of the NVIDIA driver for a while: for a reset, a change of MIG, a new driver."""
+    try:
+        seconds = config.parse_duration(arguments.span) if arguments.span else None
+    except ValueError as error:
+        raise ConfigError(f"--for {arguments.span}: {error}") from error
+    directory, pid = _daemon(arguments)
+    if pid is None:
+        return MISSING
+    try:
+        directory.wish(seconds)
+        os.kill(pid, PAUSE)
+    except OSError as error:
+        print(
+            f"wattgram: process {pid} cannot be told: {error.strerror}; run this as its user or root", file=sys.stderr
+        )
+        return MISSING
+    end = time.monotonic() + LETTING_GO_SECONDS
+    while (left := children(pid)) and time.monotonic() < end:
+        time.sleep(0.05)
+    if left:
+        print(f"wattgram: process {left[0]} still holds the driver: it hangs there", file=sys.stderr)
+        return MISSING
+    print(f"paused {f'for {arguments.span}' if seconds else 'until told: wattgram resume'}; the driver is let go of")
+    return GOOD
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """Take the NVIDIA driver up again."""
+    _, pid = _daemon(arguments)
+    if pid is None:
+        return MISSING
+    try:
+        os.kill(pid, RESUME)
+    except OSError as error:
+        print(
+            f"wattgram: process {pid} cannot be told: {error.strerror}; run this as its user or root", file=sys.stderr
+        )
+        return MISSING
+    return GOOD
+
+
+def _daemon(arguments: argparse.Namespace) -> tuple[RunDirectory, int | None]:
+    """The daemon that serves the configured port."""
+    listen = _load(arguments).web.listen
+    directory = RunDirectory(listen, os.environ)
+    pid = directory.daemon()
+    if pid is None:
+        print(
+            f"wattgram: no daemon for {listen} is known in {directory.folder}; is it another's, or on another port "
+            "(--listen)? In a service: systemctl kill --signal=SIGUSR1 wattgram (SIGUSR2 resumes)",
+            file=sys.stderr,
+        )
+    return directory, pid
 
 
 def version(arguments: argparse.Namespace) -> int:
@@ -137,7 +197,8 @@ def _turn(app: App) -> dict[str, str]:
     return failures
 
 
-def _load(arguments: argparse.Namespace) -> config.Config:
+def _load(arguments: argparse.Namespace, old: config.Config | None = None) -> config.Config:
+    """The configuration; the environment's credentials were taken out of it by the `old` one."""
     flags: dict[str, Any] = {
         "web.listen": getattr(arguments, "listen", None),
         "carbon.zone": getattr(arguments, "zone", None),
@@ -146,7 +207,7 @@ def _load(arguments: argparse.Namespace) -> config.Config:
         **getattr(arguments, "only", {}),
     }
     path = getattr(arguments, "config", None)
-    return config.load(Path(path) if path else None, os.environ, flags)
+    return config.load(Path(path) if path else None, os.environ, flags, old.given if old else {})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,5 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     add("intensity", intensity, zone).add_argument("--forecast", action="store_true", help="and the hours ahead")
     add("config", show_config, zone, listen)
     add("check-config", check_config).add_argument("file", nargs="?", metavar="FILE")
+    add("pause", pause, listen).add_argument("--for", dest="span", metavar="DURATION", help="such as 10m")
+    add("resume", resume, listen)
     add("version", version)
     return parser

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import time
 
 from wattgram.model import Instant
@@ -18,6 +21,37 @@ class SystemClock:
         """Return CLOCK_BOOTTIME less CLOCK_MONOTONIC."""
         return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
+    def bell(self) -> KernelBell:
+        """Return a bell."""
+        return KernelBell()
+
+
+class KernelBell:
+    """A bell whose patience the kernel counts on the monotonic clock.
+
+    `threading.Event.wait` does so only from Python 3.11 on: before, a wall clock set back by a day held it for a day.
+    """
+
+    def __init__(self) -> None:
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._event, select.POLLIN)
+
+    def __del__(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._event)
+
+    def ring(self) -> None:
+        """Wake who waits, or who will wait next."""
+        os.eventfd_write(self._event, 1)
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether it rang, at once or within so many seconds; then it is quiet again."""
+        rang = bool(self._poll.poll(max(0.0, seconds) * 1000))
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._event)
+        return rang
+
 
 class ManualClock:
     """A clock that stands still until it is told to move."""
@@ -33,6 +67,10 @@ class ManualClock:
     def asleep(self) -> float:
         """Return the seconds it was told to sleep."""
         return self._asleep
+
+    def bell(self) -> KernelBell:
+        """Return a bell that waits in real time."""
+        return KernelBell()
 
     def sleep(self, seconds: float) -> None:
         """Suspend the machine: only the wall clock goes on."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
@@ -61,7 +62,7 @@ class Carbon:
 
 @dataclass(frozen=True, kw_only=True)
 class Web:
-    """`config_file` is an exporter-toolkit web.config.yml; it is refused until TLS is built in."""
+    """`config_file` is an exporter-toolkit web.config.yml: TLS, client certificates, passwords."""
 
     listen: str = "0.0.0.0:14044"
     config_file: str = ""
@@ -77,7 +78,9 @@ class Log:
 
 @dataclass(frozen=True)
 class Config:
-    """Every value in force. `origins` says per key path where a value that is no default came from."""
+    """Every value in force. `origins` says per key path where a value that is no default came from; `given` are the
+    credentials that the environment held.
+    """
 
     sampling: Sampling = field(default_factory=Sampling)
     sources: Mapping[str, SourceOptions] = field(default_factory=dict)
@@ -86,6 +89,7 @@ class Config:
     web: Web = field(default_factory=Web)
     log: Log = field(default_factory=Log)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    given: Mapping[str, Secret] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     file: Path | None = None
 
@@ -94,15 +98,16 @@ def load(
     path: Path | None,
     environ: MutableMapping[str, str],
     flags: Mapping[str, Any],
+    given: Mapping[str, Secret] = MappingProxyType({}),
 ) -> Config:
     """Return the configuration; raise ConfigError naming key path, line, value and remedy.
 
     `path` None: the default file if it is there. `flags` maps key paths to values. Credentials are taken out of
-    `environ`, so that no child inherits them.
+    `environ`, so that no child inherits them: `given` are those that were taken out before.
     """
     file = path if path is not None else DEFAULT_FILE if layers.exists(DEFAULT_FILE) else None
     values: dict[str, Value] = {}
-    secrets = layers.take_secrets(environ, registry.PROVIDERS)
+    secrets = {**given, **layers.take_secrets(environ, registry.PROVIDERS)}
     if file is not None:
         values.update(layers.from_file(file, lambda key: key in _tables()))
     values.update(layers.from_environment(environ, _hint))
@@ -202,6 +207,7 @@ def _build(
             for name, options in providers.items()
             if (secret := layers.secret(name, getattr(options, "token_file", ""), given, environ)) is not None
         },
+        given=given,
         origins={path: value.origin for path, value in values.items()},
         file=file,
     )
@@ -329,8 +335,6 @@ def _other_complaints(tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _web_complaints(web: Web) -> Iterator[tuple[str, str]]:
-    if web.config_file:
-        yield "web.config_file", "TLS and passwords are not built in yet; put a proxy in front and leave this empty"
     host, colon, port = web.listen.rpartition(":")
     good = colon and port.isascii() and port.isdigit() and int(port[:6]) <= HIGHEST_PORT
     if not good or "/" in host:

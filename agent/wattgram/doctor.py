@@ -13,10 +13,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from wattgram.app import GOOD, MISSING, Link, chain, enabled_sources, recorded, source_opener
+from wattgram.app import GOOD, MISSING
 from wattgram.config import Config, state_directory
 from wattgram.feed import Claims
 from wattgram.model import Intensity, Sample
+from wattgram.plan import Link, chain, enabled_sources, recorded, source_opener
 from wattgram.ports import Clock, ReadFailed, Unavailable
 
 FINE, ABSENT, BROKEN = "ok", "missing", "failed"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timezone
 from threading import Lock
 
 from wattgram.accountant import Accountant
 from wattgram.meter import Meter
-from wattgram.model import Device, Health, Intensity, Reading, Sample
-from wattgram.ports import Asking, Clock, Costly, Provider, ReadFailed, Source, Unavailable
+from wattgram.model import Device, Health, Instant, Intensity, Reading, Sample
+from wattgram.ports import Asking, Clock, Costly, Paused, Provider, ReadFailed, Source, Unavailable
+from wattgram.silence import Silences
 from wattgram.tariff import Tariff
 
 # A value for a new interval is asked for this long after the old one's end, up to twice as long by chance.
@@ -22,6 +26,8 @@ IDLE_SECONDS = 30.0
 CONTESTED = frozenset({"cpu", "dram"})
 # How old, in its source's intervals, the power of a module's processor may be for the module's rest to be known.
 REST_INTERVALS = 3
+# A line may be drawn between readings so many intervals apart.
+GAP_INTERVALS = 3
 # A machine whose clocks differ by more than this since the last turn was suspended meanwhile.
 SLEPT_SECONDS = 1.0
 
@@ -49,6 +55,13 @@ class Claims:
             for reading in readings:
                 if reading.device.component == "cpu" and reading.device.module and reading.watts is not None:
                     self._modules[source, reading.device.module] = (reading.at.mono, reading.watts)
+
+    def reorder(self, order: Sequence[str]) -> None:
+        """Take up another order; what a source delivered that is in it no more is forgotten."""
+        with self._lock:
+            self._order = tuple(order)
+            self._delivers = {name: found for name, found in self._delivers.items() if name in self._order}
+            self._modules = {key: drawn for key, drawn in self._modules.items() if key[0] in self._order}
 
     def withdraw(self, source: str) -> None:
         """Note that a source is not there (any more)."""
@@ -92,7 +105,10 @@ def _claimed(device: Device) -> frozenset[str]:
 
 
 class SourceFeed:
-    """One source's turn: open it if need be, read it, and give the accountant what this source keeps."""
+    """One source's turn: open it if need be, read it, and give the accountant what this source keeps.
+
+    `pause`, `resume` and `switch` are called from other threads; the turn does what they ask.
+    """
 
     def __init__(
         self,
@@ -113,14 +129,20 @@ class SourceFeed:
         self._every = every
         self._given_up: set[str] = set()
         self._asleep = clock.asleep()
+        self._silences = Silences(name, clock)
+        self._pause: Paused | None = None
+        self._pause_ends = math.inf
+        self._next: tuple[Callable[[], Source], float] | None = None
         self.source: Source | None = None
 
     def __call__(self) -> None:
-        """Take one turn; raise Unavailable or ReadFailed."""
+        """Take one turn; raise Unavailable, ReadFailed or Paused."""
         asleep = self._clock.asleep()
         if asleep - self._asleep > SLEPT_SECONDS:
             self._meter.slept()
         self._asleep = asleep
+        self._rest_if_told()
+        self._change_if_told()
         try:
             if self.source is None:
                 self.source = self._opener()
@@ -131,30 +153,84 @@ class SourceFeed:
             raise
         except ReadFailed as failure:
             self._claims.outcome(self._name, ())
-            self._accountant.missed(self._clock.now(), str(failure))
+            self._miss(str(failure))
             raise
         self._claims.outcome(self._name, sample.readings)
-        self._accountant.receive(self._kept(sample))
+        advance = self._accountant.receive(self._kept(sample))
+        self._silences.hear(advance, aloud=bool(sample.readings))
         if sample.failed and not sample.readings:
             raise ReadFailed(sample.failed[0].reason, "timeout")
 
     def observe(self, health: Health) -> Health:
-        """Add what the source's own process used, if it has one."""
+        """Add which devices do not answer, and what the source's own process used, if it has one."""
         source: object = self.source
+        health = replace(health, unanswered=self._silences.unanswered())
         return replace(health, child=source.cost()) if isinstance(source, Costly) else health
+
+    def pause(self, until: Instant | None) -> None:
+        """Let go of the hardware from the next turn on, until a moment or `resume`."""
+        when = f"until {datetime.fromtimestamp(until.wall, tz=timezone.utc):%H:%M:%S} UTC" if until else "until resumed"
+        self._pause_ends = until.mono if until else math.inf
+        self._pause = Paused(f"paused {when}: the driver is let go of, and nothing is metered")
+
+    def resume(self) -> None:
+        """Take the hardware up again at the next turn."""
+        self._pause = None
+
+    def switch(self, opener: Callable[[], Source], every: float) -> None:
+        """From the next turn on read another way; the meter's memory stays, and the old way is read once more."""
+        self._next = (opener, every)
+
+    def retire(self) -> None:
+        """Read once more, and let go for good: the source is switched off."""
+        if self.source is not None:
+            with suppress(ReadFailed, Unavailable, Paused):
+                self()
+        self._claims.withdraw(self._name)
+        self.close()
 
     def close(self) -> None:
         """Let go of the source."""
+        source, self.source = self.source, None
+        if source is not None:
+            source.close()
+
+    def _rest_if_told(self) -> None:
+        """Raise Paused while the user wants the hardware left alone."""
+        pause = self._pause
+        if pause is None:
+            return
+        if self._clock.now().mono >= self._pause_ends:
+            self._pause = None
+            return
+        self.close()
+        self._claims.outcome(self._name, ())
+        self._miss("paused", event="paused")
+        raise pause
+
+    def _change_if_told(self) -> None:
+        change, self._next = self._next, None
+        if change is None:
+            return
         if self.source is not None:
-            self.source.close()
+            with suppress(ReadFailed, Unavailable):
+                sample = self.source.read()
+                self._claims.outcome(self._name, sample.readings)
+                self._accountant.receive(self._kept(sample))
+            self.close()
+        self._opener, self._every = change
+        self._meter.max_gap = GAP_INTERVALS * self._every
+        self._accountant.every = self._every
+
+    def _miss(self, reason: str, event: str = "") -> None:
+        advance = self._accountant.missed(self._clock.now(), reason, event)
+        self._silences.hear(advance, aloud=False)
 
     def _lost(self, reason: str) -> None:
-        if self.source is not None:
-            self.source.close()
-            self.source = None
+        self.close()
         for component in self._claims.kept_by_others(self._name):
             self._meter.forget(component)  # should it return, it must not book what the other has booked
-        self._accountant.missed(self._clock.now(), reason)
+        self._miss(reason)
 
     def _kept(self, sample: Sample) -> Sample:
         """The sample without what another source meters."""
@@ -187,7 +263,9 @@ class ProviderFeed:
         clock: Clock,
         keep: Callable[[str, Sequence[Intensity]], None],
         chance: Callable[[], float] = random.random,
+        asked: int = 0,
     ) -> None:
+        self._asked = asked
         self._name = name
         self._provider = provider
         self._tariff = tariff
@@ -212,9 +290,9 @@ class ProviderFeed:
         return end - now + NEWS_SECONDS * (1 + self._chance()) if end > now else None
 
     def observe(self, health: Health) -> Health:
-        """Add how often the provider asked."""
+        """Add how often the provider asked, together with those before it."""
         provider: object = self._provider
-        return replace(health, requests=provider.requests()) if isinstance(provider, Asking) else health
+        return replace(health, requests=self._asked + provider.requests()) if isinstance(provider, Asking) else health
 
     def _tell(self, fetched: Sequence[Intensity]) -> None:
         """Log what a provider's figures are, when that changes; not the figures."""

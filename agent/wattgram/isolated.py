@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import selectors
+import select
 import signal
 import subprocess
 import sys
@@ -67,7 +67,8 @@ class IsolatedSource:
         self._environment = dict(environment)
         self._child: _Child | None = None
         self._abandoned: list[_Child] = []
-        self._why = ""
+        self._why = ReadFailed("no reading process")
+        self._crowd = False
         self._spent = 0.0
         self._restarts = 0
         self._not_before = 0.0
@@ -84,15 +85,14 @@ class IsolatedSource:
             if self._clock.now().mono - asked > self._every + LEAST_SILENCE:
                 self._heard = self._clock.now().mono  # it was we who did not run, not the child
             if not child.is_alive() or self._is_silent():
-                self._replace(str(failure))
+                raise self._replaced(failure) from failure
             raise
         match reply:
             case Gave(sample=sample):
                 return self._heard_from(sample)
             case Failed(message=message, reason=reason, fatal=fatal):
-                if fatal or self._is_silent():
-                    self._replace(message)
-                raise ReadFailed(message, reason, fatal=fatal)
+                refusal = ReadFailed(message, reason, fatal=fatal)
+                raise self._replaced(refusal) if fatal or self._is_silent() else refusal
             case Missing(message=message, remedy=remedy):
                 self.close()
                 raise Unavailable(message, remedy)
@@ -116,16 +116,16 @@ class IsolatedSource:
     def _start(self) -> _Child:
         now = self._clock.now().mono
         if now < self._not_before:
-            raise ReadFailed(f"{self._why}; waiting before a new child is started", "timeout")
+            raise ReadFailed(f"{self._why}; waiting before another is started", self._why.reason)
         if len(self._abandoned) >= MAX_ABANDONED:
-            raise ReadFailed(f"{MAX_ABANDONED} children hang in the driver; not starting another", "timeout")
+            raise self._crowded()
+        self._crowd = False
         child = _Child(self._environment)
         try:
             reply = child.ask(self._open, OPEN_SECONDS)
         except ReadFailed as failure:
             self._child = child
-            self._replace(f"it does not open: {failure}")
-            raise
+            raise self._replaced(failure) from failure
         if isinstance(reply, Missing | Failed):
             child.end(GOODBYE_SECONDS)
             self._retire(child)
@@ -133,7 +133,8 @@ class IsolatedSource:
             raise Unavailable(reply.message, reply.remedy)
         if isinstance(reply, Failed):
             self._back_off()
-            raise ReadFailed(reply.message, reply.reason, fatal=reply.fatal)
+            self._why = ReadFailed(reply.message, reply.reason, fatal=reply.fatal)
+            raise self._why
         self._child = child
         self._heard = self._clock.now().mono
         return child
@@ -143,22 +144,31 @@ class IsolatedSource:
             self._heard = self._clock.now().mono
             self._restarts = 0
         elif self._is_silent():
-            self._replace("no device answers")
+            self._replaced(ReadFailed(_first_reason(sample), "timeout"))
         return sample
 
     def _is_silent(self) -> bool:
         return self._clock.now().mono - self._heard > max(SILENT_INTERVALS * self._every, LEAST_SILENCE)
 
-    def _replace(self, why: str) -> None:
-        child = self._child
-        if child is None:
-            return
-        self._why = why
-        log.warning("%s: replacing the reading process %d: %s", self._open.plug, child.pid, why)
+    def _replaced(self, failure: ReadFailed) -> ReadFailed:
+        """End the child, which is replaced in a while; return what is to be said now."""
+        self._why = failure
+        if self._child is None:
+            return failure
+        child, self._child = self._child, None
         child.kill()
         self._retire(child)
-        self._child = None
         self._back_off()
+        told = f"{failure}; the reading process {child.pid} is replaced"
+        return ReadFailed(told, failure.reason, fatal=failure.fatal)
+
+    def _crowded(self) -> ReadFailed:
+        """What to say when too many children hang already to start another."""
+        failure = ReadFailed(f"{MAX_ABANDONED} reading processes hang in the driver; not starting another", "timeout")
+        if not self._crowd:
+            log.error("%s: %s; only a reboot may help", self._open.plug.rpartition(".")[2], failure)
+        self._crowd = True
+        return failure
 
     def _back_off(self) -> None:
         wait = min(MOST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self._restarts, 10))
@@ -172,6 +182,10 @@ class IsolatedSource:
 
     def _reap(self) -> None:
         self._abandoned = [child for child in self._abandoned if child.is_alive()]
+
+
+def _first_reason(sample: Sample) -> str:
+    return sample.failed[0].reason if sample.failed else "the sample is empty"
 
 
 def record(plug: str, options: dict[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -199,15 +213,18 @@ class _Child:
         self._seq = 0
         self._owed = False
         self._buffer = bytearray()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "wattgram.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            cwd="/",
-            bufsize=0,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "wattgram.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                cwd="/",
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:  # no descriptor, no memory, no process left
+            raise ReadFailed(f"no reading process can be started: {error.strerror}", "server") from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input: IO[bytes] = self._process.stdin
@@ -271,19 +288,19 @@ class _Child:
             self._process.wait(0.1)
 
     def _frame(self, deadline: float, seconds: float) -> bytes:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._output, selectors.EVENT_READ)
-            while True:
-                frame = self._complete()
-                if frame is not None:
-                    return frame
-                left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
-                    raise ReadFailed(f"the reading process gave no answer within {seconds:.3g} s", "timeout")
-                chunk = os.read(self._output.fileno(), 1 << 16)
-                if not chunk:
-                    raise ReadFailed(f"the reading process is gone ({self._ending()})", "server")
-                self._buffer += chunk
+        poll = select.poll()  # it needs no descriptor of its own
+        poll.register(self._output, select.POLLIN)
+        while True:
+            frame = self._complete()
+            if frame is not None:
+                return frame
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise ReadFailed(f"the reading process gave no answer within {seconds:.3g} s", "timeout")
+            chunk = os.read(self._output.fileno(), 1 << 16)
+            if not chunk:
+                raise ReadFailed(f"the reading process is gone ({self._ending()})", "server")
+            self._buffer += chunk
 
     def _complete(self) -> bytes | None:
         if len(self._buffer) < LENGTH.size:

@@ -145,6 +145,25 @@ class Ledger:
             self._version += 1
             self._health[health.kind, health.name] = health
 
+    def dismiss(self, health: Health) -> None:
+        """Show a source or provider no more."""
+        with self._lock:
+            self._version += 1
+            self._health.pop((health.kind, health.name), None)
+
+    def reprice(
+        self,
+        view: Callable[[float], Grid] | None,
+        provenances: Iterable[tuple[str, str]],
+        constants: Constants,
+    ) -> None:
+        """Show another grid, and open at 0 what its chain can give; what is booked stays as it is."""
+        with self._lock:
+            self._version += 1
+            self._view, self._provenances, self._constants = view, tuple(provenances), constants
+            for device in self._devices:
+                self._open_prices(device)
+
     def reloaded(self, reload: Reload) -> None:
         """Note how the last reading of the configuration went."""
         with self._lock:
@@ -209,9 +228,12 @@ class Ledger:
         self._devices[device] = account
         pool = UNATTRIBUTED
         self._owners.setdefault(OwnerKey(pool.kind, pool.owner, device.component, "active", device.quality), _Account())
+        self._open_prices(device)
+        return account
+
+    def _open_prices(self, device: Device) -> None:
         for basis, factor in self._provenances:
             self._prices.setdefault(PriceKey(device.quality, basis, factor), _Account())
-        return account
 
     def _charge(self, charge: Charge) -> None:
         share = charge.share

@@ -34,7 +34,7 @@ STUCK_SECONDS, FROZEN_SECONDS = 10.0, 60.0
 # A hole in a trace is a distance of more than so many of its spacings, which takes so many points to know.
 HOLE_SPACINGS, MIN_TRACE = 3.0, 3
 # After these a counter does not go on: the time is unmetered at once.
-FOR_GOOD = frozenset({"lost", "suspended"})
+FOR_GOOD = frozenset({"lost", "suspended", "paused"})
 
 
 def counted(old: Counter, new: Counter) -> int | None:
@@ -115,7 +115,8 @@ class _Integral:
 class _Memory:
     """What the meter remembers of one device: all is booked up to `covered`.
 
-    `seen` is when its counter was last seen standing still: it cannot have wrapped before that.
+    `seen` is when its counter was last seen standing still: it cannot have wrapped before that. `reach` is how many
+    seconds the driver's own samples were seen to go back.
     """
 
     covered: Instant
@@ -125,6 +126,7 @@ class _Memory:
     throttled: dict[str, float] = field(default_factory=dict)
     known: bool = True
     stuck: bool = False
+    reach: float = 0.0
     seen: float = 0.0
     told: str = ""
 
@@ -148,7 +150,7 @@ class Meter:
     """
 
     def __init__(self, max_gap: float, bridge: float = 600.0) -> None:
-        self._max_gap = max_gap
+        self.max_gap = max_gap
         self._bridge = bridge
         self._memories: dict[Device, _Memory] = {}
 
@@ -169,9 +171,9 @@ class Meter:
             self._failed(Failure(device, "it is not shown any more"), sample.at, books)
         return books.close()
 
-    def missed(self, at: Instant, reason: str) -> Advance:
-        """Return what it means that the whole source gave nothing this turn."""
-        return self.advance(Sample(at, failed=tuple(Failure(device, reason) for device in self._memories)))
+    def missed(self, at: Instant, reason: str, event: str = "") -> Advance:
+        """Return what it means that the whole source gave nothing this turn; `event` is counted of each device."""
+        return self.advance(Sample(at, failed=tuple(Failure(device, reason, event) for device in self._memories)))
 
     def forget(self, component: str) -> None:
         """Drop what is remembered of a component that is now metered elsewhere."""
@@ -199,8 +201,9 @@ class Meter:
             books.event(new.device, kind)
         if memory.counted is not None and memory.counted.driver != new.driver:
             memory.counted = None  # another driver's counter, begun at another value
+        memory.reach = max(memory.reach, _reach(new))
         self._overrun(memory, new, books)
-        memory.integral.extend(new, self._max_gap)
+        memory.integral.extend(new, self.max_gap)
         if memory.counted is not None and memory.counted.at == memory.covered and new.counter and memory.trust.believed:
             self._by_counter(memory, memory.counted, new, books)
         else:
@@ -278,7 +281,8 @@ class Meter:
             return
         seconds = new.at.mono - memory.covered.mono
         gained = new.counter.microjoules
-        if fell and is_plausible(gained, seconds, new.device.max_watts):
+        # A counter that wraps does not begin at 0 again while we live: what it shows says nothing of this time.
+        if fell and old.wraps_at is None and is_plausible(gained, seconds, new.device.max_watts):
             # Some of the interval is known, at its end; how long it took is at least what full power would need.
             least = gained / MICROJOULES_PER_JOULE / new.device.max_watts if new.device.max_watts else seconds / 2
             since = new.at.mono - max(least, seconds / 1000)
@@ -313,13 +317,14 @@ class Meter:
             memory.trust.compare(old.at.mono, new.at.mono, energy, drawn)
 
     def _failed(self, failure: Failure, at: Instant, books: _Books) -> None:
+        books.failed.append(failure)
         memory = self._memories.get(failure.device)
         if memory is None or at.mono <= memory.covered.mono:
             return
         if failure.event and failure.event != memory.told:
             books.event(failure.device, failure.event)
             memory.told = failure.event
-        patience = self._bridge if memory.bridges else self._max_gap
+        patience = self._bridge if memory.bridges else max(self.max_gap, memory.reach)
         if failure.event in FOR_GOOD:
             patience = 0.0
         if memory.known and at.mono - memory.covered.mono <= patience:
@@ -346,7 +351,13 @@ def _first(new: Reading) -> _Memory:
         integral=_Integral(covered.mono, new.watts if covered is new.at else new.trace[-1][1]),
         trust=Trust(on_trial=new.device.on_trial),
         throttled=dict(new.state.throttled) if new.state else {},
+        reach=_reach(new),
     )
+
+
+def _reach(new: Reading) -> float:
+    """How many seconds the driver's samples of a reading go back."""
+    return new.trace[-1][0] - new.trace[0][0] if new.trace else 0.0
 
 
 def _method(memory: _Memory, new: Reading) -> str:
@@ -373,6 +384,7 @@ class _Books:
         self.throttles: list[Throttle] = []
         self.methods: dict[Device, str] = {}
         self.crosschecks: dict[Device, float] = {}
+        self.failed: list[Failure] = []
 
     def delta(self, memory: _Memory, end: Instant, device: Device, microjoules: int, method: str) -> None:
         """Book energy up to `end`, by the user's calibration if there is one."""
@@ -404,4 +416,5 @@ class _Books:
             tuple(self.throttles),
             tuple(self.methods.items()),
             tuple(self.crosschecks.items()),
+            tuple(self.failed),
         )

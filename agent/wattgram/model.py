@@ -200,7 +200,7 @@ class Advance:
     """What a meter makes of one sample.
 
     `methods` says how each device that answered is metered now, `crosschecks` what its counter showed per integrated
-    power over the last minutes.
+    power over the last minutes, `failed` which devices did not answer, those that were not even mentioned included.
     """
 
     deltas: tuple[EnergyDelta, ...] = ()
@@ -209,6 +209,7 @@ class Advance:
     throttles: tuple[Throttle, ...] = ()
     methods: tuple[tuple[Device, str], ...] = ()
     crosschecks: tuple[tuple[Device, float], ...] = ()
+    failed: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,3 +406,14 @@ class Snapshot:
     reload: Reload | None = None
     cost: Cost | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The sources that have to give a first answer before there is something to show; none: it is ready.
+
+        A host on which every source was tried and none is there is ready: there is something to say.
+        """
+        sources = [h for h in self.health if h.kind == "source"]
+        if self.devices or (sources and all(h.turns for h in sources)):
+            return ()
+        return tuple(h.name for h in sources if not h.turns) or ("any source",)

@@ -7,10 +7,10 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from threading import Event, Thread
+from threading import Thread
 
 from wattgram.model import Health
-from wattgram.ports import Clock, ReadFailed, Unavailable
+from wattgram.ports import Clock, Paused, ReadFailed, Unavailable
 
 REOPEN_SECONDS = 600.0
 OUTAGE_INTERVALS = 3
@@ -30,15 +30,20 @@ class Patience:
         return min(self.most, self.first * 2.0 ** min(failures - 1, 16))
 
 
+# What was there and went, a driver being replaced, say, is looked for sooner.
+GONE = Patience(5, 60)
+
+
 class Poller:
     """Calls `turn` every `every` seconds until told to stop.
 
     A turn may return the seconds after which it would like the next one, if that is sooner than the next tick. It may
-    raise ReadFailed (next time may work) or Unavailable (asked again in ten minutes); anything else is a
+    raise ReadFailed (next time may work), Unavailable (asked again in ten minutes) or Paused; anything else is a
     bug and ends the process. `patience` says per reason how long to hold off after failures; a reason that is not
     in it waits for the next tick. `jitter` is the largest part of an interval by which a turn may come late.
     `missing` is told when a plug that the user asked for by name is not there at all. `observe` adds to a
-    turn's health what only the plug knows.
+    turn's health what only the plug knows. `pulse` is called after each turn and, while waiting, every
+    `pulse_seconds`: whoever hears it knows that the loop is alive.
     """
 
     def __init__(
@@ -53,6 +58,8 @@ class Poller:
         chance: Callable[[], float] = random.random,
         missing: Callable[[Unavailable], None] | None = None,
         observe: Callable[[Health], Health] = lambda health: health,
+        pulse: Callable[[], None] = lambda: None,
+        pulse_seconds: float | None = None,
     ) -> None:
         self.health = health
         self._turn = turn
@@ -63,6 +70,8 @@ class Poller:
         self._chance = chance
         self._missing = missing
         self._observe = observe
+        self._pulse = pulse
+        self._pulse_seconds = math.inf if pulse_seconds is None else pulse_seconds
         self._in_a_row = 0
         self._failing = False
         self._failing_since: float | None = None
@@ -70,7 +79,10 @@ class Poller:
         self._empties = 0
         self._not_before = -math.inf
         self._wish: float | None = None
-        self._stop = Event()
+        self._stopping = False
+        self._last_turn: Callable[[], None] | None = None
+        self._every = health.every
+        self._bell = clock.bell()
         self._thread: Thread | None = None
 
     def start(self) -> None:
@@ -80,15 +92,29 @@ class Poller:
 
     def stop(self) -> None:
         """Ask the loop to end; it is not waited for."""
-        self._stop.set()
+        self._stopping = True
+        self._bell.ring()
+
+    def retire(self, last: Callable[[], None]) -> None:
+        """End the loop for good, and let its own thread do what is `last` to be done."""
+        self._last_turn = last
+        self.stop()
+
+    def wake(self, every: float | None = None) -> None:
+        """Turn now, whatever was being waited for; from now on at another interval, if one is given."""
+        self._every = every or self._every
+        self._not_before = -math.inf
+        self._bell.ring()
 
     def run(self) -> None:
         """Turn until stopped, on multiples of the interval since the start; ticks that were missed are skipped."""
-        every = self.health.every
-        start = self._clock.now().mono
-        tick = 0
-        while not self._stop.is_set():
+        start, tick, every = self._clock.now().mono, 0, 0.0
+        while not self._stopping:
+            if every != self._every:
+                start, tick, every = self._clock.now().mono, 0, self._every
+                self.health = replace(self.health, every=every)
             self.turn()
+            self._pulse()
             now = self._clock.now().mono
             tick = max(tick + 1, math.ceil((max(now, self._not_before) - start) / every))
             late = self._jitter * self._chance() * every
@@ -97,7 +123,18 @@ class Poller:
                 wait = self._not_before - now
             elif self._wish is not None and self._wish < wait:
                 wait, tick = self._wish, tick - 1
-            self._stop.wait(max(0.0, wait))
+            self._sleep(wait)
+        if self._last_turn is not None:
+            self._last_turn()
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait, with a pulse now and then."""
+        left = max(0.0, seconds)
+        while not self._bell.wait(min(left, self._pulse_seconds)):
+            left -= self._pulse_seconds
+            if left <= 0:
+                return
+            self._pulse()
 
     def turn(self) -> None:
         """Take one turn and book how it went."""
@@ -107,6 +144,8 @@ class Poller:
             self._wish = self._turn()
         except Unavailable as missing:
             self._unavailable(missing)
+        except Paused as pause:
+            self._paused(pause)
         except ReadFailed as failure:
             self._failed(failure)
         else:
@@ -114,7 +153,8 @@ class Poller:
         spent = self._clock.now().mono - before.mono
         health = replace(self.health, turns=self.health.turns + 1, seconds=self.health.seconds + spent)
         self.health = self._observe(health)
-        self._report(self.health)
+        if self._last_turn is None:  # else somebody else goes on counting
+            self._report(self.health)
 
     def _succeeded(self) -> None:
         now = self._clock.now()
@@ -129,13 +169,24 @@ class Poller:
         self.health = replace(self.health, up=True, last_success=now, error="", remedy="", successes=successes)
 
     def _unavailable(self, missing: Unavailable) -> None:
-        self._not_before = self._clock.now().mono + REOPEN_SECONDS
+        self._in_a_row += 1
+        was_here = self.health.last_success is not None
+        wait = GONE.seconds(self._in_a_row) if was_here else REOPEN_SECONDS
+        self._not_before = self._clock.now().mono + wait
         if self._missing is not None and self.health.last_success is None:
             self._missing(missing)
         else:
-            self._log_change(str(missing), str(missing), logging.INFO, missing.remedy)
+            level = logging.WARNING if was_here else logging.INFO
+            self._log_change(str(missing), str(missing), level, missing.remedy)
         up = None if self.health.up is None else False
         self.health = replace(self.health, up=up, error=str(missing), remedy=missing.remedy)
+
+    def _paused(self, pause: Paused) -> None:
+        self._not_before = -math.inf
+        if self.health.error != str(pause):  # another pause than the last one
+            self._said.discard("paused")
+        self._log_change("paused", str(pause), logging.INFO)
+        self.health = replace(self.health, up=False, error=str(pause), remedy="wattgram resume")
 
     def _failed(self, failure: ReadFailed) -> None:
         now = self._clock.now().mono

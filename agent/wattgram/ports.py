@@ -1,10 +1,11 @@
-"""The sockets that plugs fit into, and the three kinds of bad news a plug may bring.
+"""The sockets that plugs fit into, and the kinds of bad news they and the house may bring.
 
     Exception
     └── WattgramError
         ├── ConfigError    the user can mend it: exit 2
         ├── Unavailable    raised at open: not here now, asked again every ten minutes
-        └── ReadFailed     raised in use: this time it failed, next time may work
+        ├── ReadFailed     raised in use: this time it failed, next time may work
+        └── Paused         the user wants it let go of for a while
 
 Anything else is a bug, and ends the process with its traceback.
 """
@@ -52,6 +53,10 @@ class ReadFailed(WattgramError):  # noqa: N818 - the house's word
         self.fatal = fatal
 
 
+class Paused(WattgramError):  # noqa: N818 - the house's word
+    """Not read now, as the user wishes; the message says until when."""
+
+
 class Clock(Protocol):
     """Where the time comes from."""
 
@@ -61,6 +66,22 @@ class Clock(Protocol):
 
     def asleep(self) -> float:
         """Return the seconds since boot in which the machine was suspended, which `mono` does not count."""
+        ...
+
+    def bell(self) -> Bell:
+        """Return a bell by which one thread wakes another."""
+        ...
+
+
+class Bell(Protocol):
+    """What a thread waits at that another may wake, for no longer than it said, whatever the wall clock does."""
+
+    def ring(self) -> None:
+        """Wake who waits, or who will wait next."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether it rang, at once or within so many seconds; then it is quiet again."""
         ...
 
 
@@ -107,7 +128,17 @@ class Provider(Protocol):
 
 
 class Exporter(Protocol):
-    """A screen."""
+    """A screen on the network."""
+
+    @property
+    def scheme(self) -> str:
+        """How it is spoken to: `http` or `https`."""
+        ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether whoever reaches it may look, without a password or a certificate."""
+        ...
 
     def start(self) -> None:
         """Begin to show snapshots; raise ConfigError when the place to show them is taken."""

@@ -83,7 +83,7 @@ def provider(name: str) -> ProviderPlug:
 
 
 def exporter(name: str) -> Callable[..., Exporter]:
-    """Return an exporter's factory: it takes a listen address and where snapshots come from."""
+    """Return an exporter's factory: it takes a listen address, where snapshots come from, and its web.config.yml."""
     return cast("Callable[..., Exporter]", import_module(EXPORTERS[name]).open_exporter)
 
 

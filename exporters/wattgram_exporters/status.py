@@ -58,16 +58,8 @@ def intensity(snapshot: Snapshot) -> bytes:
 
 
 def not_ready(snapshot: Snapshot) -> str:
-    """Return what is waited for before there is something to show; empty when nothing is.
-
-    A host on which every source was tried and none is there is ready: the page says what is missing.
-    """
-    if snapshot.devices:
-        return ""
-    waiting = [h.name for h in snapshot.health if h.kind == "source" and not h.turns]
-    if waiting or not snapshot.health:
-        return "no sample yet from " + (", ".join(waiting) or "any source")
-    return ""
+    """Return what is waited for before there is something to show; empty when nothing is."""
+    return f"no sample yet from {', '.join(snapshot.awaited)}" if snapshot.awaited else ""
 
 
 def _device(d: DeviceTotals, snapshot: Snapshot) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from wattgram.model import Device, Failure, Instant, Reading, Sample
 from wattgram.ports import Clock, ReadFailed, SourceOptions, Unavailable
-from wattgram.tools.sysfs import capture, read_count, read_text
+from wattgram.tools.sysfs import capture, listed, read_count, read_text
 
 MICROWATTS_PER_WATT = 1e6
 GRACE = re.compile(r"Grace Power Socket (\d+)")
@@ -97,7 +97,7 @@ class HwmonSource:
 
 def find_meters(hwmon: Path) -> tuple[Meter, ...]:
     """Return the meters of processor sockets."""
-    found = [meter for chip in sorted(hwmon.glob("hwmon*")) for meter in _meters(chip)]
+    found = [meter for chip in listed(hwmon, "hwmon*") for meter in _meters(chip)]
     return tuple(sorted(found, key=lambda m: m.device.id))
 
 
@@ -112,7 +112,7 @@ def _meters(chip: Path) -> list[Meter]:
         if name in LABELLED:
             return [
                 Meter(label.with_name(label.name.replace("_label", "_input")), _socket("0", name, "package"), name)
-                for label in sorted(folder.glob("power*_label"))
+                for label in listed(folder, "power*_label")
                 if _text(label) == LABELLED[name]
             ]
     return []

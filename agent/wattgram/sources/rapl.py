@@ -9,6 +9,7 @@ die, and such mirrors are collapsed into one.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from wattgram.model import Counter, Device, Failure, Instant, Reading, Sample
 from wattgram.ports import Clock, ReadFailed, SourceOptions, Unavailable
 from wattgram.tools.procfs import cpu_identity
-from wattgram.tools.sysfs import capture, read_count, read_text
+from wattgram.tools.sysfs import capture, listed, read_count, read_text
 
 ZONE = re.compile(r"^(intel-rapl|intel-rapl-mmio):[0-9a-f]+(:[0-9a-f]+)?$")
 PACKAGE = re.compile(r"^package-(\d+)(?:-die-(\d+))?$")
@@ -83,7 +84,7 @@ class RaplSource:
         self._proc = proc
         self._clock = clock
         self._zones: tuple[Zone, ...] = ()
-        self._mirrors = _Mirrors(suspected=_vendor(proc) in MIRRORING_VENDORS)
+        self._mirrors = _Mirrors(suspected=_may_mirror(proc))
         self._scanned = clock.now()
 
     def scan(self) -> None:
@@ -103,8 +104,9 @@ class RaplSource:
         now = self._clock.now()
         if now.mono - self._scanned.mono > RESCAN_SECONDS:
             self._scanned = now
-            found = {zone.device: zone for zone in find_zones(self._powercap)}
-            self._zones = tuple({**{zone.device: zone for zone in self._zones}, **found}.values())
+            with suppress(ReadFailed):  # the known zones are read all the same
+                found = {zone.device: zone for zone in find_zones(self._powercap)}
+                self._zones = tuple({**{zone.device: zone for zone in self._zones}, **found}.values())
         readings: list[Reading] = []
         failed: list[Failure] = []
         for zone in self._zones:
@@ -132,7 +134,7 @@ class RaplSource:
 def find_zones(powercap: Path) -> tuple[Zone, ...]:
     """Return the zones that may be added up, packages and memory, by their names."""
     found: dict[str, Zone] = {}
-    for path in sorted(powercap.glob("intel-rapl*"), key=_twins_last):
+    for path in sorted(listed(powercap, "intel-rapl*"), key=_twins_last):
         if not ZONE.match(path.name):
             continue
         try:
@@ -187,11 +189,12 @@ def _refusal(zone: Zone) -> str | None:
     return None
 
 
-def _vendor(proc: Path) -> str:
+def _may_mirror(proc: Path) -> bool:
+    """Whether dies may show one socket's counter: by the processor's vendor; where it is not told, they may."""
     try:
-        return cpu_identity(proc).get("vendor_id", "")
+        return cpu_identity(proc).get("vendor_id", "") in MIRRORING_VENDORS
     except ReadFailed:
-        return ""
+        return True
 
 
 class _Mirrors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,30 +55,32 @@ def cpu_identity(proc: Path) -> dict[str, str]:
     return found
 
 
-def own_cost() -> Cost:
-    """Return what this process used so far."""
+def own_cost() -> Cost | None:
+    """Return what this process used so far; None: the kernel will not say, no descriptor being left, for one."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    virtual, resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[:2]
     page = resource.getpagesize()
-    return Cost(
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        resident_bytes=int(resident) * page,
-        virtual_bytes=int(virtual) * page,
-        open_fds=sum(1 for _ in Path("/proc/self/fd").iterdir()),
-        max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        start_time=_start_time(),
-    )
+    try:
+        virtual, resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[:2]
+        return Cost(
+            cpu_seconds=usage.ru_utime + usage.ru_stime,
+            resident_bytes=int(resident) * page,
+            virtual_bytes=int(virtual) * page,
+            open_fds=sum(1 for _ in Path("/proc/self/fd").iterdir()),
+            max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            start_time=_start_time(),
+        )
+    except OSError:
+        return None
 
 
 @cache
 def _start_time() -> float:
-    """Unix seconds of this process's start: proc(5), field 22 of stat, after the name that may hold anything."""
+    """Unix seconds of this process's start: proc(5), field 22 of stat, after the name that may hold anything.
+
+    It counts from boot; boot is when the clock that counts from it was 0, which a sandbox without /proc/stat knows too.
+    """
     ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-    boot = next(
-        int(line.split()[1])
-        for line in Path("/proc/stat").read_text(encoding="ascii").splitlines()
-        if line.startswith("btime")
-    )
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return boot + ticks / os.sysconf("SC_CLK_TCK")
 
 

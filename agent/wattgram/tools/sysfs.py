@@ -33,10 +33,18 @@ def read_count(path: Path) -> int:
     return parse_count(text, str(path))
 
 
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """Return the entries of a folder that match, sorted; raise ReadFailed. A folder that is not there has none."""
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError as error:
+        raise ReadFailed(f"{folder}: {error.strerror}", "server") from error
+
+
 def capture(root: Path, patterns: tuple[str, ...]) -> dict[str, str]:
     """Return the texts of the files below a root that match, by their paths in it; a refusal is recorded as such."""
     found: dict[str, str] = {}
-    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+    for path in sorted(path for pattern in patterns for path in listed(root, pattern)):
         if not path.is_file():
             continue
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,6 +22,7 @@ class Ring:
     def __init__(self) -> None:
         self.last = 0
         self._stale: int | None = None
+        self._spacing: float | None = None
         self._delays: deque[float] = deque(maxlen=TURNS)
         self._heard: float | None = None
 
@@ -38,8 +40,10 @@ class Ring:
             return ()
         self.last, self._heard = fresh[-1][0], mono
         times = [at / MICROSECONDS for at, _ in fresh]
-        if not is_even(times):
+        if not is_even(times, self._spacing):
             return ()
+        if len(times) > MOST_SPACINGS:
+            self._spacing = median(later - earlier for earlier, later in pairwise(times))
         delay = mono - times[-1]
         if self._delays and abs(delay - self._delays[-1]) > CLOCK_STEP_SECONDS:
             self._delays.clear()
@@ -54,9 +58,9 @@ class Ring:
             self._delays.clear()
 
 
-def is_even(times: Sequence[float]) -> bool:
-    """Whether times rise, without a hole of more than three spacings."""
+def is_even(times: Sequence[float], usual: float | None = None) -> bool:
+    """Whether times rise, without a hole of more than three spacings: their own, or the usual one of longer traces."""
     spacings = [later - earlier for earlier, later in pairwise(times)]
     if not spacings:
         return True
-    return min(spacings) > 0 and max(spacings) <= MOST_SPACINGS * median(spacings)
+    return min(spacings) > 0 and max(spacings) <= MOST_SPACINGS * min(median(spacings), usual or math.inf)

@@ -6,7 +6,7 @@ A call that hangs in the kernel holds its own thread and nothing else; what came
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,15 @@ from wattgram.model import Counter, Device, Failure, Instant, Reading, Sample, S
 from wattgram.ports import Clock, ReadFailed, Unavailable
 from wattgram.sources.nvml.options import Calibration
 from wattgram.sources.nvml.ring import Ring
-from wattgram.tools.sysfs import read_text
+from wattgram.tools.sysfs import listed, read_text
 
 if TYPE_CHECKING:
     from wattgram.sources.nvml.binding import Power
 
 OPEN_SECONDS = 15.0
+# Once one GPU has answered at the start the others have so long; a later one joins when it does.
+GRACE_SECONDS = 2.0
+LOOK_SECONDS = 30.0
 LOST = frozenset({15, 16})
 MODULE_CEILING_WATTS = 6000.0
 STALE_HANDLE = frozenset({1, 2, 15, 16, 28})
@@ -67,10 +70,14 @@ class NvmlSource:
         state_every: float,
         calibration: Mapping[str, Calibration] = MappingProxyType({}),
         sysfs: Path = Path("/sys"),
+        procfs: Path = Path("/proc"),
     ) -> None:
         self._binding = binding
         self._calibration = calibration
         self._sysfs = sysfs
+        self._bound = procfs / "driver" / "nvidia" / "gpus"
+        self._cards: frozenset[str] = frozenset()
+        self._looked = 0.0
         self._modules: dict[str, str] = {}
         self._opened = False
         self._clock = clock
@@ -78,6 +85,7 @@ class NvmlSource:
         self._state_every = state_every
         self._gpus: tuple[_Gpu, ...] = ()
         self._news = Condition()
+        self._bell = clock.bell()
         self._turn = 0
 
     def open(self) -> None:
@@ -87,8 +95,11 @@ class NvmlSource:
         if count == 0:
             raise Unavailable("the NVIDIA driver shows no GPU", "in a container: NVIDIA_VISIBLE_DEVICES=all")
         driver = self._binding.driver()
+        self._cards, self._looked = self._bound_cards(), self._clock.now().mono
         self._gpus = tuple(_Gpu(self, index, driver) for index in range(count))
-        self._ask(OPEN_SECONDS)
+        self._ask()
+        self._await(OPEN_SECONDS, any)
+        self._await(GRACE_SECONDS, all)
         if not any(gpu.device for gpu in self._gpus):
             failure = next((gpu.answer.failure for gpu in self._gpus if gpu.answer.failure), None)
             raise failure or ReadFailed(f"no GPU answered within {OPEN_SECONDS:g} s", "timeout")
@@ -99,9 +110,11 @@ class NvmlSource:
 
     def read(self) -> Sample:
         """Return the readings that came within half an interval, and the names of the rest; raise ReadFailed when
-        every GPU refused for a reason that only a new process mends.
+        every GPU refused for a reason that only a new process mends, or a new card can be seen only by one.
         """
-        self._ask(self._patience)
+        self._look_around()
+        self._ask()
+        self._await(self._patience, all)
         now = self._clock.now()
         readings = []
         failed = []
@@ -109,8 +122,8 @@ class NvmlSource:
             answer = gpu.answer
             if answer.turn == self._turn and answer.reading is not None:
                 readings.append(answer.reading)
-            elif gpu.device is not None:
-                failed.append(self._failure(gpu.device, answer))
+            else:
+                failed.append(self._failure(gpu.device or Device("gpu", f"gpu {gpu.index}"), answer))
         fatal = next((g.answer.failure for g in self._gpus if g.answer.failure and g.answer.failure.fatal), None)
         if fatal is not None and not readings:
             raise fatal
@@ -121,14 +134,40 @@ class NvmlSource:
         """Let go of the driver."""
         self._binding.close()
 
-    def _ask(self, seconds: float) -> None:
-        """Ask every GPU that is not still busy with an older question, and wait for the answers."""
+    def _ask(self) -> None:
+        """Ask every GPU that is not still busy with an older question."""
         with self._news:
             self._turn += 1
             for gpu in self._gpus:
                 gpu.wanted = self._turn
             self._news.notify_all()
-            self._news.wait_for(lambda: all(g.answer.turn == self._turn for g in self._gpus), seconds)
+
+    def _await(self, seconds: float, enough: Callable[[Iterable[bool]], bool]) -> None:
+        """Wait until enough GPUs, any or all, have answered, so long at most."""
+        end = self._clock.now().mono + seconds
+        while not enough(g.answer.turn == self._turn for g in self._gpus):
+            left = end - self._clock.now().mono
+            if left <= 0 or not self._bell.wait(left):
+                return
+
+    def _look_around(self) -> None:
+        """Raise ReadFailed when the kernel has bound a card since NVML was initialised, which cannot show it."""
+        now = self._clock.now().mono
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        cards = self._bound_cards()
+        new = sorted(cards - self._cards)
+        self._cards = cards
+        if new:
+            raise ReadFailed(f"the driver has a new GPU at {', '.join(new)}", "server", fatal=True)
+
+    def _bound_cards(self) -> frozenset[str]:
+        """The PCI addresses of the cards that the driver is bound to, as far as this container shows them."""
+        try:
+            return frozenset(path.name for path in listed(self._bound, "*"))
+        except ReadFailed:
+            return self._cards
 
     def _failure(self, device: Device, answer: _Answer) -> Failure:
         if answer.turn != self._turn:
@@ -151,9 +190,8 @@ class NvmlSource:
                 answer.failure = failure
                 if getattr(failure, "code", 0) in STALE_HANDLE:
                     gpu.handle = None
-            with self._news:
-                gpu.answer = answer
-                self._news.notify_all()
+            gpu.answer = answer
+            self._bell.ring()
 
     def _read(self, gpu: _Gpu) -> Reading:
         if gpu.device is not None and self._is_suspended(gpu.device):
@@ -241,7 +279,7 @@ def module_rest(readings: Sequence[Reading], modules: Mapping[Device, float | No
             module=name,
             covers="cpu+dram+rest",
             max_watts=MODULE_CEILING_WATTS,
-            events=("gap", "clamp"),
+            events=("gap", "clamp", "paused"),
         )
         events = ("clamp",) if rest < 0 else ()
         yield Reading(device, own[-1].at, watts=max(rest, 0.0), driver=own[0].driver, events=events)

@@ -1,0 +1,280 @@
+"""Who is at work: one poller for each source and each provider; hired, changed and dismissed as configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from wattgram import registry
+from wattgram.accountant import Accountant
+from wattgram.cache import Cache
+from wattgram.config import Config, state_directory
+from wattgram.feed import GAP_INTERVALS, Claims, ProviderFeed, SourceFeed
+from wattgram.ledger import Ledger
+from wattgram.meter import Meter
+from wattgram.model import Constants, Health, Instant, Intensity
+from wattgram.plan import Link, chain, enabled_sources, interval, source_opener
+from wattgram.poller import Patience, Poller
+from wattgram.ports import Clock, Place, Unavailable
+from wattgram.systemd import Watchdog
+from wattgram.tariff import Tariff
+
+# A periodic load, such as a training step, must not fall into step with our readings.
+SAMPLING_JITTER = 0.1
+PROVIDER_JITTER = 0.1
+PROVIDER_PATIENCE = {
+    "auth": Patience(900, 900),
+    "plan": Patience(3600, 86_400),
+    "zone": Patience(3600, 86_400),
+    "rate": Patience(60, 1800),
+    "quota": Patience(3600, 3600),
+    "server": Patience(30, 900),
+    "timeout": Patience(30, 900),
+    "shape": Patience(60, 900),
+}
+
+
+@dataclass(slots=True)
+class _Hand:
+    """One source at work; `order` is what it was told: options and interval."""
+
+    poller: Poller
+    feed: SourceFeed
+    accountant: Accountant
+    order: tuple[Any, float]
+
+
+class Crew:
+    """The pollers of one daemon. `not_there` is told when a source asked for by name is missing at the start."""
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        environ: Mapping[str, str],
+        ledger: Ledger,
+        watchdog: Watchdog,
+        not_there: Callable[[str, Unavailable], None],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._environ = environ
+        self._ledger = ledger
+        self._watchdog = watchdog
+        self._not_there = not_there
+        links, self.remarks = chain(config)
+        self.tariff = tariff_of(config, links)
+        self._claims = Claims(tuple(enabled_sources(config)))
+        self._former: dict[tuple[str, str], Health] = {}
+        self._providers: dict[str, tuple[Poller, ProviderFeed]] = {}
+        self._links = links
+        self._sources = {name: self._hire(name, config) for name in enabled_sources(config)}
+        self._reprice(config, links)
+
+    @property
+    def feeds(self) -> dict[str, SourceFeed]:
+        """The sources' feeds by name."""
+        return {name: hand.feed for name, hand in self._sources.items()}
+
+    def start(self) -> None:
+        """Set all to work."""
+        self._engage_providers(self._config, self._links)
+        self._watchdog.watch(self._sources)
+        pollers = [*(poller for poller, _ in self._providers.values()), *(h.poller for h in self._sources.values())]
+        for poller in pollers:  # what is waited for is known before anybody can ask whether we are ready
+            self._ledger.report(poller.health)
+        for poller in pollers:
+            poller.start()
+
+    def learn_prices(self) -> None:
+        """Ask every provider once, for a command that does not stay."""
+        self._engage_providers(self._config, self._links)
+        for poller, _ in self._providers.values():
+            poller.turn()
+
+    def adopt(self, config: Config) -> list[str]:
+        """Work by another configuration; return what changed. Raise ConfigError, and then nothing has changed.
+
+        What is configured as before keeps running; a source told otherwise is read once more, closed and reopened,
+        and its meter remembers.
+        """
+        links, remarks = chain(config)
+        changed = self._adopt_sources(config)
+        if _carbon_of(config) != _carbon_of(self._config):
+            changed.append("carbon")
+            self._adopt_carbon(config, links)
+        self.remarks = remarks
+        self._config = config
+        return changed
+
+    def pause(self, until: Instant | None) -> None:
+        """Let go of every driver that a process of its own holds, until a moment or `resume`."""
+        for hand in self._holding_drivers():
+            hand.feed.pause(until)
+            hand.poller.wake()
+
+    def resume(self) -> None:
+        """Take the drivers up again."""
+        for hand in self._holding_drivers():
+            hand.feed.resume()
+            hand.poller.wake()
+
+    def stop(self) -> None:
+        """Ask all to end, and wait for nobody."""
+        for poller, _ in self._providers.values():
+            poller.stop()
+        for hand in self._sources.values():
+            hand.poller.stop()
+
+    def close(self) -> None:
+        """Let go of the hardware."""
+        for hand in self._sources.values():
+            hand.feed.close()
+
+    # --- sources --------------------------------------------------------------------------------
+
+    def _hire(self, name: str, config: Config, *, at_start: bool = True) -> _Hand:
+        every = interval(name, config)
+        meter = Meter(max_gap=GAP_INTERVALS * every)
+        accountant = Accountant(name, every, meter, self.tariff, self._ledger)
+        opener = source_opener(name, config, self._clock, self._environ)
+        feed = SourceFeed(name, opener, accountant, meter, self._claims, self._clock, every)
+        required = bool(config.sources[name].enabled)
+        health = self._health(Health(name, "source", every, up=False if required else None))
+        poller = Poller(
+            health,
+            feed,
+            self._clock,
+            self._ledger.report,
+            jitter=SAMPLING_JITTER,
+            missing=partial(self._not_there, name) if required and at_start else None,
+            observe=feed.observe,
+            pulse=partial(self._watchdog.hear, name),
+            pulse_seconds=self._watchdog.every,
+        )
+        return _Hand(poller, feed, accountant, _order(name, config))
+
+    def _adopt_sources(self, config: Config) -> list[str]:
+        wanted = tuple(enabled_sources(config))
+        changed = []
+        for name in [name for name in self._sources if name not in wanted]:
+            hand = self._sources.pop(name)
+            hand.poller.retire(hand.feed.retire)
+            self._forget(hand.poller.health)
+            changed.append(f"{name} is switched off")
+        self._claims.reorder(wanted)
+        self._watchdog.watch(wanted)
+        for name in wanted:
+            hand_at_work = self._sources.get(name)
+            if hand_at_work is None:
+                self._sources[name] = self._hire(name, config, at_start=False)
+                self._ledger.report(self._sources[name].poller.health)
+                self._sources[name].poller.start()
+                changed.append(f"{name} is switched on")
+            elif hand_at_work.order != _order(name, config):
+                hand_at_work.order = _order(name, config)
+                every = interval(name, config)
+                hand_at_work.feed.switch(source_opener(name, config, self._clock, self._environ), every)
+                hand_at_work.poller.wake(every)
+                changed.append(f"{name} is reopened")
+        return changed
+
+    def _holding_drivers(self) -> Iterator[_Hand]:
+        return (hand for name, hand in self._sources.items() if registry.SOURCES[name].isolated)
+
+    # --- providers ------------------------------------------------------------------------------
+
+    def _adopt_carbon(self, config: Config, links: Sequence[Link]) -> None:
+        for poller, feed in self._providers.values():
+            poller.retire(feed.close)
+            self._forget(poller.health)
+        self.tariff, self._links = tariff_of(config, links), tuple(links)
+        self._engage_providers(config, links)
+        for hand in self._sources.values():
+            hand.accountant.adopt(self.tariff)
+        self._reprice(config, links)
+        for poller, _ in self._providers.values():
+            self._ledger.report(poller.health)
+            poller.start()
+
+    def _engage_providers(self, config: Config, links: Sequence[Link]) -> None:
+        self._providers = {}
+        if self.tariff is None:
+            return
+        cache = Cache(_cache_file(config, self._environ), Place(config.carbon.zone, config.carbon.factor))
+        kept = cache.load()
+        for link in links:
+            self._providers[link.name] = self._engage(link, config, self.tariff, cache, kept.get(link.name, ()))
+
+    def _engage(
+        self, link: Link, config: Config, tariff: Tariff, cache: Cache, kept: Sequence[Intensity]
+    ) -> tuple[Poller, ProviderFeed]:
+        traits = registry.provider(link.name).TRAITS
+        tariff.learn(link.name, kept, self._clock.now().wall)
+        every = float(config.providers[link.name].every or traits.every)
+        health = self._health(Health(link.name, "provider" if traits.network else "table", every))
+        keep = cache.keep if traits.network else _forget
+        provider = link.open(config, self._clock)
+        feed = ProviderFeed(link.name, provider, tariff, self._clock, keep, asked=health.requests)
+        poller = Poller(
+            health,
+            feed,
+            self._clock,
+            self._ledger.report,
+            patience=PROVIDER_PATIENCE,
+            observe=feed.observe,
+            jitter=PROVIDER_JITTER if traits.network else 0.0,
+        )
+        if not traits.network:
+            poller.turn()  # it answers at once: not a joule goes unpriced for want of waiting
+        return poller, feed
+
+    def _reprice(self, config: Config, links: Sequence[Link]) -> None:
+        carbon = config.carbon
+        factor = carbon.factor if self.tariff else "none"
+        provenances = [(basis, factor) for link in links for basis in link.rung.bases]
+        self._ledger.reprice(
+            self.tariff.view if self.tariff else None,
+            [*provenances, ("none", factor)],
+            Constants(carbon.pue, carbon.market_intensity, carbon.price, carbon.currency if carbon.price else ""),
+        )
+
+    # --- counters that go on ----------------------------------------------------------------------
+
+    def _forget(self, health: Health) -> None:
+        self._former[health.kind, health.name] = health
+        self._ledger.dismiss(health)
+
+    def _health(self, fresh: Health) -> Health:
+        """A newcomer's health; one who was here before goes on counting where it stopped."""
+        old = self._former.get((fresh.kind, fresh.name))
+        return (
+            fresh if old is None else replace(old, every=fresh.every, up=fresh.up, error="", remedy="", unanswered=())
+        )
+
+
+def tariff_of(config: Config, links: Sequence[Link]) -> Tariff | None:
+    """Return the tariff of a chain; None: no zone is configured."""
+    return Tariff(config.carbon.zone, config.carbon.factor, [link.rung for link in links]) if links else None
+
+
+def _order(name: str, config: Config) -> tuple[Any, float]:
+    """What a source is told; whether its absence is an error is not the source's business."""
+    return replace(config.sources[name], enabled=None), interval(name, config)
+
+
+def _carbon_of(config: Config) -> tuple[Any, ...]:
+    """What providers and tariff are built from; a token's value is read anew at each use."""
+    return config.carbon, dict(config.providers), {name: secret.origin for name, secret in config.secrets.items()}
+
+
+def _cache_file(config: Config, environ: Mapping[str, str]) -> Path:
+    configured = config.carbon.cache_file
+    return Path(configured) if configured else state_directory(environ) / "intensities.json"
+
+
+def _forget(provider: str, intensities: object) -> None:
+    """A table that ships with us needs no cache."""

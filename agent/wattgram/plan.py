@@ -1,0 +1,110 @@
+"""What a configuration asks for: which providers price, which sources are read, and how each is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from wattgram import isolated, registry
+from wattgram.config import AUTO, Config
+from wattgram.isolated import IsolatedSource
+from wattgram.ports import Clock, ConfigError, Place, Provider, Secret, Source, Traits
+from wattgram.tariff import Rung
+
+WORLD = "WORLD"
+# What a child must not inherit: credentials, and our own options, which it is told.
+KEPT_FROM_CHILDREN = ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One provider of the chain, ready to be opened; `named`: the user asked for it by name."""
+
+    name: str
+    named: bool
+    secret: Secret | None
+    rung: Rung
+
+    def open(self, config: Config, clock: Clock) -> Provider:
+        """Return the provider."""
+        place = Place(config.carbon.zone, config.carbon.factor)
+        return registry.provider(self.name).open_provider(config.providers[self.name], place, self.secret, clock)
+
+
+def chain(config: Config) -> tuple[tuple[Link, ...], tuple[str, ...]]:
+    """Return the providers that price, in order, and a remark on each that `auto` had to leave out.
+
+    Raise ConfigError when one that is named cannot be asked.
+    """
+    links: dict[str, Link] = {}
+    remarks: list[str] = []
+    if not config.carbon.zone:
+        return (), ('no grams: carbon.zone is not set; set it, such as zone = "FR", to price joules',)
+    if config.carbon.zone == WORLD:
+        remarks.append('carbon.zone is WORLD, the world\'s average; say where this server stands, such as zone = "FR"')
+    for wanted in config.carbon.providers:
+        for name in registry.PROVIDERS if wanted == AUTO else (wanted,):
+            named, traits = wanted != AUTO, registry.provider(name).TRAITS
+            obstacle = _obstacle(name, config)
+            if obstacle and named:
+                raise ConfigError(f"carbon.providers names {name}, but {obstacle}")
+            if not obstacle:
+                rung = Rung(name, float(config.providers[name].hold or traits.hold), traits.bases, named=named)
+                links.setdefault(name, Link(name, named, config.secrets.get(name), rung))
+            elif _covers(traits, config.carbon.zone):
+                remarks.append(f"{name}: not asked, {obstacle}")
+    return tuple(links.values()), tuple(remarks)
+
+
+def _covers(traits: Traits, zone: str) -> bool:
+    return not traits.zones or zone in traits.zones
+
+
+def _obstacle(name: str, config: Config) -> str:
+    """Why a provider cannot be asked about the zone; empty when it can."""
+    traits = registry.provider(name).TRAITS
+    if not _covers(traits, config.carbon.zone):
+        return f"it knows only {', '.join(traits.zones)}; carbon.zone is {config.carbon.zone}"
+    if traits.needs_token and name not in config.secrets:
+        return f"it has no token; {traits.token_help}"
+    return ""
+
+
+def enabled_sources(config: Config) -> Iterator[str]:
+    """Yield the names of the sources to try, in order."""
+    for name, entry in registry.SOURCES.items():
+        enabled = config.sources[name].enabled
+        if entry.by_default if enabled is None else enabled:
+            yield name
+
+
+def source_opener(name: str, config: Config, clock: Clock, environ: Mapping[str, str]) -> Callable[[], Source]:
+    """Return what opens a source, in a child of its own where it must be."""
+    entry, options, every = registry.SOURCES[name], config.sources[name], interval(name, config)
+    if entry.isolated:
+        return lambda: IsolatedSource(entry.module, asdict(options), every, clock, child_environment(environ))
+    return lambda: registry.source(name).open_source(options, clock, every)
+
+
+def recorded(name: str, config: Config, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what a source's hardware answers, for a fixture; None: there is nothing to record of it."""
+    entry, options = registry.SOURCES[name], config.sources[name]
+    if entry.isolated:
+        return isolated.record(entry.module, asdict(options), child_environment(environ))
+    plug = registry.source(name)
+    return plug.record(options) if hasattr(plug, "record") else None
+
+
+def interval(name: str, config: Config) -> float:
+    """Return the seconds between a source's readings."""
+    return float(config.sources[name].interval or config.sampling.interval)
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what a child may inherit: no credential, no option of ours."""
+    return {
+        key: value
+        for key, value in environ.items()
+        if key not in KEPT_FROM_CHILDREN and not (key.startswith("WATTGRAM_") and "__" in key)
+    }

@@ -1,0 +1,111 @@
+"""How commands on this machine find the daemon that serves a port: a file with its process, and one with a wish."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+LONGEST_WISH = 64
+
+
+def runtime_directory(environ: Mapping[str, str]) -> Path | None:
+    """Return where the daemon lays what lives as long as it: systemd's, root's or the user's own; None: nowhere."""
+    if environ.get("RUNTIME_DIRECTORY"):
+        return Path(environ["RUNTIME_DIRECTORY"].split(":")[0])
+    if os.geteuid() == 0:
+        return Path("/run/wattgram")
+    base = environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "wattgram" if base else None
+
+
+class RunDirectory:
+    """The files of the daemon that listens on one port; what cannot be read or written is as if it were not there."""
+
+    def __init__(self, listen: str, environ: Mapping[str, str]) -> None:
+        self.folder = runtime_directory(environ)
+        port = listen.rpartition(":")[2]
+        self._process = f"daemon-{port}.pid"
+        self._wish = f"daemon-{port}.pause"
+
+    def announce(self) -> None:
+        """Say that this process is the daemon."""
+        self._write(self._process, f"{os.getpid()} {start_ticks(os.getpid())}\n")
+
+    def withdraw(self) -> None:
+        """Take back what was said, if it was said by this process."""
+        if self.folder is not None and self.daemon() == os.getpid():
+            with contextlib.suppress(OSError):
+                (self.folder / self._process).unlink()
+
+    def daemon(self) -> int | None:
+        """Return the process that serves the port; None: nobody said so, or it is gone."""
+        words = self._read(self._process).split()
+        if len(words) != 2 or not all(w.isascii() and w.isdigit() for w in words):  # noqa: PLR2004 - process, start
+            return None
+        pid = int(words[0])
+        return pid if start_ticks(pid) == int(words[1]) else None
+
+    def wish(self, seconds: float | None) -> None:
+        """Leave word for how long the daemon is to pause; None: until it is told to resume. Raise OSError."""
+        if self.folder is None:
+            return
+        path = self.folder / self._wish
+        path.unlink(missing_ok=True)
+        if seconds is not None:
+            # Made anew: a link that somebody laid there is not followed.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(f"{seconds:.3f}\n")
+
+    def take_wish(self) -> float | None:
+        """Return for how many seconds to pause, once; None: until told to resume."""
+        text = self._read(self._wish)
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                (self.folder / self._wish).unlink()
+        try:
+            seconds = float(text)
+        except ValueError:
+            return None
+        return seconds if 0 < seconds < float("inf") else None
+
+    def _write(self, name: str, text: str) -> None:
+        if self.folder is None:
+            return
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            fresh = self.folder / f"{name}.{os.getpid()}"
+            fresh.write_text(text, encoding="ascii")
+            fresh.replace(self.folder / name)
+
+    def _read(self, name: str) -> str:
+        if self.folder is None:
+            return ""
+        try:
+            with (self.folder / name).open(encoding="ascii", errors="replace") as file:
+                return file.read(LONGEST_WISH)
+        except OSError:
+            return ""
+
+
+def start_ticks(pid: int) -> int:
+    """Return when a process started, in ticks since boot, which with its number means it alone; -1: it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return -1
+    state, *fields = text.rpartition(")")[2].split()
+    return -1 if state in "ZX" else int(fields[18])
+
+
+def children(pid: int) -> list[int]:
+    """Return the living children of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            state, parent, *_ = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if int(parent) == pid and state not in "ZX":
+                found.append(int(path.parent.name))
+    return found
