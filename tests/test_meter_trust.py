@@ -741,6 +741,30 @@ def test_what_was_overwritten_before_it_was_read_is_unmetered_and_no_more() -> N
     assert is_booked_once(bench)
 
 
+def test_an_outage_that_the_drivers_samples_reach_across_is_metered() -> None:
+    """They were seen to go back twelve seconds: ten turns without an answer are no reason to give up."""
+    bench = sampled()
+    bench.read(trace=mean(flat(300.0), bench.now + 1.0, length=12.0))
+    bench.fail(10)
+
+    bench.read(trace=mean(flat(300.0), bench.now + 1.0, length=12.0))
+
+    assert pytest.approx((0.0, 3600.0)) == (bench.unmetered, bench.total)
+    assert is_booked_once(bench)
+
+
+def test_an_outage_beyond_the_drivers_samples_is_unmetered() -> None:
+    """Given up after twelve seconds; what is unmetered by then stays so, though newer samples reach back into it."""
+    bench = sampled()
+    bench.read(trace=mean(flat(300.0), bench.now + 1.0, length=12.0))
+    bench.fail(20)
+
+    bench.read(trace=mean(flat(300.0), bench.now + 1.0, length=12.0))
+
+    assert pytest.approx((20.0, 300.0 + 300.0)) == (bench.unmetered, bench.total)
+    assert is_booked_once(bench)
+
+
 def test_a_short_hole_is_unmetered_too() -> None:
     """Two seconds of samples every 0.1 s are missing: no line is drawn over what the driver should have told."""
     bench = sampled()

@@ -29,6 +29,7 @@ from wattgram.model import Device, Reading, Sample, State
 from wattgram.ports import ReadFailed, Unavailable
 from wattgram.sources.nvml import Options
 from wattgram.sources.nvml.binding import NvmlFailed, Power
+from wattgram.sources.nvml.ring import Ring
 from wattgram.sources.nvml.source import NvmlSource
 
 NO_PERMISSION, GPU_IS_LOST, RESET_REQUIRED, TIMEOUT, DEPRECATED = 4, 15, 16, 10, 26
@@ -301,6 +302,19 @@ def test_a_card_that_hangs_while_it_is_looked_up_delays_nobody_for_ever(cards: l
     opening.join(DEADLINE)
 
     assert (["GPU-b"], ["gpu 0"]) == ids(source.read())
+
+
+# --- the ring ----------------------------------------------------------------------------------------
+
+
+def test_two_samples_with_a_hole_between_them_are_not_trusted_once_their_spacing_is_known() -> None:
+    """Of two samples alone nobody can tell; a ring that was seen to step by 0.1 s has lost ten."""
+    ring = Ring()
+    steady = ring.trace([(round(1e6 + 1e5 * n), 300.0) for n in range(20)], mono=100.0)
+
+    assert 20 == len(steady)
+    assert () == ring.trace([(4_000_000, 300.0), (5_000_000, 300.0)], mono=102.0)
+    assert 2 == len(ring.trace([(5_100_000, 300.0), (5_200_000, 300.0)], mono=102.3))
 
 
 # --- losing and returning -------------------------------------------------------------------------

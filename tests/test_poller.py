@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import pytest
 
 from wattgram.clock import ManualClock
 from wattgram.model import Health
-from wattgram.poller import REOPEN_SECONDS, Patience, Poller
-from wattgram.ports import ReadFailed, Unavailable
+from wattgram.poller import GONE, REOPEN_SECONDS, Patience, Poller
+from wattgram.ports import Paused, ReadFailed, Unavailable
 
 EVERY = 10.0
 BACKOFF = {"server": Patience(30.0, 120.0), "rate": Patience(60.0, 1800.0)}
@@ -449,3 +450,85 @@ def test_several_empty_answers_in_a_row_are_news(clock: ManualClock, lines: list
     assert 1 == len(lines)
     assert "nothing yet" in lines[0]
     assert ("nothing yet", ()) == (poller.health.error, poller.health.failures)
+
+
+# --- told from outside --------------------------------------------------------------------------------
+
+
+def test_a_pause_is_no_failure_and_is_said_once(clock: ManualClock, lines: list[str]) -> None:
+    """Once more when it is another pause; and when it is over."""
+    loop = poller(clock, Plug(clock, None, Paused("paused a"), Paused("paused a"), Paused("paused b")))
+    for _ in range(4):
+        loop.turn()
+    paused = loop.health
+    clock.advance(5.0)
+    loop.turn()
+
+    assert (False, "paused b", "wattgram resume", ()) == (paused.up, paused.error, paused.remedy, paused.failures)
+    assert (True, "") == (loop.health.up, loop.health.error)
+    assert [
+        "INFO nvml answers",
+        "INFO nvml: paused a",
+        "INFO nvml: paused b",
+        "INFO nvml recovered after 5 s",
+    ] == lines
+
+
+def test_what_was_there_and_went_is_looked_for_within_a_minute(clock: ManualClock) -> None:
+    """A driver is replaced in half a minute; ten minutes are for what was never there."""
+    gone = Unavailable("no driver")
+    plug = Plug(clock, None, *[gone] * 6)
+    waits = turns(clock, plug, 8)
+
+    assert [10.0, 5.0, 10.0, 20.0, 40.0, 60.0, 60.0] == [b - a for a, b in pairwise(waits)]
+    assert 60.0 == GONE.most
+
+
+def test_a_long_wait_has_its_pulses(clock: ManualClock) -> None:
+    """Ten minutes without a driver are no reason for the service manager to think us dead."""
+    heard: list[float] = []
+    loop = Poller(
+        Health("nvml", "source", EVERY),
+        Plug(clock, Unavailable("no driver")),
+        clock,
+        lambda _: None,
+        pulse=lambda: heard.append(clock.now().mono),
+        pulse_seconds=15.0,
+    )
+    loop._bell = Nap(clock, 41, loop)
+    loop.run()
+
+    assert 600.0 <= clock.now().mono - 1000.0
+    assert 15.0 == max(b - a for a, b in pairwise(heard))
+
+
+def test_a_woken_loop_turns_at_once_and_keeps_its_new_interval(clock: ManualClock) -> None:
+    class Woken(Nap):
+        def wait(self, seconds: float) -> bool:
+            super().wait(seconds if self.pauses != 3 else 1.0)
+            if self.pauses == 2:
+                self.loop.wake(4.0)
+            return self.pauses != 1
+
+    plug = Plug(clock)
+    loop = poller(clock, plug)
+    loop._bell = Woken(clock, 3, loop)
+    loop.run()
+
+    assert [1000.0, 1001.0, 1005.0] == plug.began
+    assert 4.0 == loop.health.every
+
+
+def test_who_retires_does_what_is_last_in_its_own_thread_and_reports_no_more(clock: ManualClock) -> None:
+    """Its successor goes on counting where it stopped."""
+    reported: list[Health] = []
+    last: list[str] = []
+    loop = poller(clock, Plug(clock), reported.append)
+
+    def turn() -> None:
+        loop.retire(lambda: last.append("closed"))
+
+    loop._turn = turn
+    loop.run()
+
+    assert ([], ["closed"]) == (reported, last)

@@ -7,6 +7,7 @@ impossible step, a standstill), checks what it does say, and stands in for it wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -63,6 +64,11 @@ def wraps_unknown(counter: Counter, seconds: float, max_watts: float | None) -> 
     if counter.wraps_at is None or max_watts is None:
         return False
     return seconds * max_watts * MICROJOULES_PER_JOULE >= counter.wraps_at
+
+
+def is_known(trace: Sequence[object]) -> bool:
+    """Whether a trace is long enough to know its spacing, and with it a hole."""
+    return len(trace) >= MIN_TRACE
 
 
 @dataclass(slots=True)
@@ -203,6 +209,8 @@ class Meter:
             memory.counted = None  # another driver's counter, begun at another value
         memory.reach = max(memory.reach, _reach(new))
         self._overrun(memory, new, books)
+        if not memory.known and memory.integral.upto <= memory.covered.mono and is_known(new.trace):
+            memory.integral.restart()  # the driver's samples go back to where all is booked
         memory.integral.extend(new, self.max_gap)
         if memory.counted is not None and memory.counted.at == memory.covered and new.counter and memory.trust.believed:
             self._by_counter(memory, memory.counted, new, books)
@@ -217,7 +225,7 @@ class Meter:
     def _overrun(self, memory: _Memory, new: Reading, books: _Books) -> None:
         """A ring buffer that was overwritten before it was read: what it no longer holds is unmetered."""
         trace = [at for at, _ in new.trace if at > memory.integral.upto]
-        if len(trace) < MIN_TRACE or memory.bridges:
+        if not is_known(trace) or memory.bridges:
             return
         spacing = median(later - earlier for earlier, later in pairwise(trace))
         first = trace[0] - spacing

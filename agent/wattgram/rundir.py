@@ -10,11 +10,11 @@ from pathlib import Path
 LONGEST_WISH = 64
 
 
-def runtime_directory(environ: Mapping[str, str]) -> Path | None:
+def runtime_directory(environ: Mapping[str, str], uid: int | None = None) -> Path | None:
     """Return where the daemon lays what lives as long as it: systemd's, root's or the user's own; None: nowhere."""
     if environ.get("RUNTIME_DIRECTORY"):
         return Path(environ["RUNTIME_DIRECTORY"].split(":")[0])
-    if os.geteuid() == 0:
+    if (os.geteuid() if uid is None else uid) == 0:
         return Path("/run/wattgram")
     base = environ.get("XDG_RUNTIME_DIR")
     return Path(base) / "wattgram" if base else None

@@ -19,7 +19,7 @@ class _Silence:
     """A device that does not answer: since when, in how many turns, and what was said of it (empty: nothing yet)."""
 
     since: float
-    reason: str
+    reason: str = ""
     turns: int = 0
     said: str = ""
     unmetered: float = 0.0
@@ -33,21 +33,25 @@ class Silences:
         self._clock = clock
         self._silent: dict[Device, _Silence] = {}
         self._aloud = False
+        self._turned = clock.now().mono
 
     def hear(self, advance: Advance, *, aloud: bool) -> None:
         """Take in one turn. Not `aloud`: no device answered, which is said of the source, not of each."""
         self._aloud = aloud
+        before, self._turned = self._turned, self._clock.now().mono
         failed = {failure.device: failure for failure in advance.failed}
+        for device, failure in failed.items():
+            silence = self._silent.setdefault(device, _Silence(before))
+            silence.reason = failure.reason
+            silence.turns += 1
         for gap in advance.gaps:
             if gap.device in self._silent:
                 self._silent[gap.device].unmetered += gap.seconds
         for device in [device for device in self._silent if device not in failed]:
             self._returned(device, self._silent.pop(device))
-        for device, failure in failed.items():
-            silence = self._silent.setdefault(device, _Silence(self._clock.now().mono, failure.reason))
-            silence.reason = failure.reason
-            silence.turns += 1
-            if aloud and self._is_news(silence, failure):
+        for device, failure in failed.items() if aloud else ():
+            silence = self._silent[device]
+            if self._is_news(silence, failure):
                 log.warning("%s: %s does not answer: %s", self._source, device.id, failure.reason)
                 silence.said = failure.event or "silent"
 
