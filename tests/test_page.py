@@ -6,13 +6,29 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
-from wattgram.model import Device, DeviceTotals, Grid, Health, Instant, Intensity, PriceKey, Snapshot, State, Totals
+from wattgram.model import (
+    Cost,
+    Device,
+    DeviceTotals,
+    Grid,
+    Health,
+    Instant,
+    Intensity,
+    OwnerKey,
+    PriceKey,
+    Reload,
+    Snapshot,
+    State,
+    Totals,
+)
 from wattgram_exporters.page import render
 from wattgram_exporters.prometheus import PrometheusExporter
 from wattgram_exporters.server import Request
+from wattgram_exporters.style import DARK, LIGHT, REFRESH_SECONDS, STALE_SECONDS, STYLE
 
 NOW = Instant(1000.0, 1_780_000_000.0)
 HOSTILE = """<script>alert(1)</script><img src=x onerror="a()">'"><b>&lt;&#60;</td></table></style>"""
@@ -32,8 +48,22 @@ PRICE = Intensity("FR", "em", NOW.wall - 600.0, NOW.wall + 300.0, 51.4, "live", 
 
 
 def snapshot(*devices: DeviceTotals, grid: Grid | None = None) -> Snapshot:
-    """A snapshot after a thousand seconds."""
-    return Snapshot(NOW, Instant(0.0, 1_779_999_000.0), "1.2.3", "3.12.0", devices=devices, grid=grid)
+    """A snapshot after a thousand seconds, with books that balance."""
+    return balanced(Snapshot(NOW, Instant(0.0, 1_779_999_000.0), "1.2.3", "3.12.0", devices=devices, grid=grid))
+
+
+def balanced(shown: Snapshot, unpriced: int = 0) -> Snapshot:
+    """The snapshot with owners and prices that count its devices' joules and grams, so many microjoules unpriced."""
+    whole = Totals(sum(d.microjoules for d in shown.devices), sum(d.carbon for d in shown.devices))
+    priced = replace(whole, microjoules=whole.microjoules - unpriced)
+    return replace(
+        shown,
+        owners=((OwnerKey("pool", "unattributed", "gpu", "active", "measured"), whole),),
+        pricing=(
+            (PriceKey("measured", "live", "lifecycle"), priced),
+            (PriceKey("measured", "none", "lifecycle"), Totals(unpriced)),
+        ),
+    )
 
 
 def priced(price: Intensity | None = PRICE) -> Snapshot:
@@ -55,11 +85,17 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, *(name for name, _ in attrs)))
+        self._part(tag)
         for name, value in attrs:
             self.values.setdefault(name, []).append(value or "")
 
     def handle_endtag(self, tag: str) -> None:
         self._closed.append(tag)
+        self._part(tag)
+
+    def _part(self, tag: str) -> None:
+        """Elements stand apart, but for those inside a sentence."""
+        self._words.append("" if tag in {"bdi", "b", "time", "code"} else " ")
 
     def handle_data(self, data: str) -> None:
         self._words.append(data)
@@ -67,7 +103,7 @@ class Outline(HTMLParser):
     @property
     def text(self) -> str:
         """What can be read, without the style."""
-        return " ".join(" ".join(word for word in self._words if "{" not in word).split())
+        return " ".join("".join(word for word in self._words if "{" not in word).split())
 
     @property
     def unclosed(self) -> list[str]:
@@ -89,9 +125,20 @@ def named(word: str) -> Snapshot:
     device = Device("cpu", word, word, index=word, pci_bus_id=word, module=word, covers=word)
     gpu = replace(account(), device=replace(device, component="gpu"), method=word, driver=word)
     price = replace(PRICE, zone=word, provider=word, edition=word, source=word)
-    health = Health(word, "source", 1.0, up=False, turns=1, error=word, remedy=word)
+    health = Health(
+        word,
+        "source",
+        1.0,
+        up=False,
+        turns=1,
+        error=word,
+        remedy=word,
+        failures=((word, 1),),
+        unanswered=((word, word),),
+    )
     shown = snapshot(gpu, replace(gpu, device=device), grid=Grid(word, "lifecycle", price, (price,)))
-    return replace(shown, version=word, health=(health,), notes=(word,))
+    other = replace(health, kind="provider", child=Cost(1.0, 1))
+    return replace(shown, version=word, health=(health, other), notes=(word,))
 
 
 def test_no_text_from_outside_becomes_a_tag() -> None:
@@ -132,7 +179,10 @@ def test_a_word_of_a_closed_set_becomes_no_tag_even_if_it_is_none_of_them(field:
 
 
 def test_nothing_is_fetched_and_nothing_runs() -> None:
-    """No script, no picture, no font, no other host: a page about energy that works in a sealed rack."""
+    """No script, no picture, no font, no other host: a page about energy that works in a sealed rack.
+
+    Nor a link into the page itself: with its fragment in the address some browsers refresh no more.
+    """
     page = render(named("tame"))
     outline = Outline(page)
 
@@ -252,14 +302,12 @@ def test_unpriced_now_is_said_and_the_grams_so_far_stay() -> None:
     assert "unpriced" in words
     assert "no provider has a value for FR" in words
     assert re.search(r"\b2(\.0+)? g\b", words)
-    assert "g/kWh" not in words
+    assert "g/kWh" not in words.partition("Metered")[0]
 
 
 def test_the_part_that_was_never_priced_is_told() -> None:
     """Else the grams look like those of all the energy."""
-    unpriced = (PriceKey("measured", "none", "lifecycle"), Totals(1_800_000_000))
-
-    assert "25% of the energy unpriced" in text(replace(priced(), pricing=(unpriced,)))
+    assert "25 % of the energy unpriced" in text(balanced(priced(), unpriced=1_800_000_000))
 
 
 def test_a_yearly_average_is_called_one() -> None:
@@ -267,7 +315,7 @@ def test_a_yearly_average_is_called_one() -> None:
     words = text(priced(replace(PRICE, provider="annual", basis="annual", end=math.inf, edition="2024")))
 
     assert "FR, yearly average of 2024, lifecycle" in words
-    assert "ago" not in words
+    assert not re.search(r"begun .* ago", words)
 
 
 @pytest.mark.parametrize("quality", ["estimated", "synthetic"])
@@ -315,7 +363,8 @@ def test_energy_is_shown_in_a_unit_that_people_can_read(joules: float) -> None:
 @pytest.mark.parametrize("mass", [0.0, 0.005, 0.5, 0.999, 1.0, 9.99, 999.0, 1000.0, 5e9])
 def test_mass_is_shown_in_a_unit_that_people_can_read(mass: float) -> None:
     """From milligrams to tonnes."""
-    for written, meant in figures(replace(priced(), devices=(replace(account(), carbon=round(mass * GRAM)),)), GRAMS):
+    devices = (replace(account(), carbon=round(mass * GRAM)),)
+    for written, meant in figures(balanced(replace(priced(), devices=devices)), GRAMS):
         assert written == 0.0 or 0.01 <= written <= 1e7
         assert meant == pytest.approx(mass, rel=0.01)
 
@@ -326,3 +375,333 @@ def test_it_says_in_which_language_and_alphabet_it_is() -> None:
 
     assert page.startswith('<!doctype html><html lang="en">')
     assert Outline(page).values["charset"] == ["utf-8"]
+
+
+# --- hostile in other ways than by tags -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", ["\u202e", "\u200f", "\u2066", "\0", "\x1b", "\ud800", "\x85"])
+def test_no_mark_from_outside_steers_the_browser(mark: str) -> None:
+    """What turns the direction of writing, or is no character at all: the page could not even be encoded."""
+    page = render(named(f"a{mark}b"))
+
+    assert mark not in page
+    assert page.encode().count("a\ufffdb".encode()) >= 10
+
+
+def test_a_name_of_ten_kilobytes_is_cut() -> None:
+    """A page of megabytes every five seconds serves nobody; that it is cut is seen."""
+    page = render(named("x" * 10_000))
+
+    assert "…" in page
+    assert len(page) < len(render(named("x"))) + 15_000
+
+
+def test_every_text_keeps_its_direction_of_writing_to_itself() -> None:
+    """A Hebrew name must not carry the figure beside it to its other side."""
+    assert "<bdi>מתג</bdi>" in render(snapshot(replace(account(), device=replace(account().device, name="מתג"))))
+
+
+# --- live, and dead -----------------------------------------------------------------------------------
+
+
+def test_it_refreshes_by_itself() -> None:
+    """Without a script."""
+    outline = Outline(render(snapshot(account())))
+
+    assert ("meta", "http-equiv", "content") in outline.tags
+    assert str(REFRESH_SECONDS) in outline.values["content"]
+
+
+def test_a_page_that_is_refreshed_no_more_says_so() -> None:
+    """An animation that no refresh restarts uncovers it, with the time of what is shown."""
+    page = render(snapshot(account()))
+
+    assert STALE_SECONDS >= 2 * REFRESH_SECONDS
+    assert f"Standing still for {STALE_SECONDS} s or more" in Outline(page).text
+    assert "visibility:hidden" in STYLE[STYLE.index(".stale{") :].partition("}")[0]
+    assert f"animation:appear 1ms linear {STALE_SECONDS}s forwards" in STYLE
+
+
+def test_the_time_of_what_is_shown_is_read_by_people_and_programs() -> None:
+    """In the head of the page, with its date."""
+    page = render(snapshot(account()))
+
+    assert '<time datetime="2026-05-28T20:26:40Z">20:26:40 UTC</time>' in page.partition("</header>")[0]
+
+
+# --- health -------------------------------------------------------------------------------------------
+
+
+def source(name: str = "nvml", **facts: Any) -> Health:
+    """A source that answered a moment ago."""
+    known = Health(name, "source", 1.0, up=True, turns=10, successes=10, last_success=NOW)
+    return replace(known, **facts)
+
+
+def healthy(*sources: Health) -> Snapshot:
+    """A snapshot with one device and what is known of its sources."""
+    return replace(priced(), health=sources)
+
+
+def test_books_that_balance_are_shown_to_the_microjoule() -> None:
+    """With the very integer."""
+    words = text(priced())
+
+    assert "The books balance to the microjoule" in words
+    assert "each add up to 7,200,000,000 µJ" in words
+
+
+@pytest.mark.parametrize("book", ["owners", "pricing"])
+@pytest.mark.parametrize("field", ["microjoules", "carbon"])
+def test_books_that_do_not_balance_shout(book: str, field: str) -> None:
+    """By one microjoule: in the title, above everything, and with the three sums."""
+    good = priced()
+    (key, totals), *rest = getattr(good, book)
+    wrong = ((key, replace(totals, **{field: getattr(totals, field) + 1})), *rest)
+
+    page = render(replace(good, owners=wrong) if book == "owners" else replace(good, pricing=wrong))
+
+    words = Outline(page).text
+    assert "<title>! 312 W" in page
+    assert "The books do not balance: do not bill from these figures" in words
+    assert "NOT BALANCED" in words
+    assert "The books balance" not in words
+
+
+def test_all_is_well_in_one_line() -> None:
+    """To be seen from the other end of the room."""
+    assert "✓ The device answers. The books balance to the microjoule." in text(healthy(source()))
+
+
+def test_the_device_that_does_not_answer_is_named_first() -> None:
+    """And last read when."""
+    stale = replace(account(), read_at=Instant(NOW.mono - 90.0, NOW.wall - 90.0))
+    shown = balanced(replace(priced(), devices=(account("cpu", 100.0), stale), health=(source(),)))
+
+    assert "! GPU 3 does not answer." in text(shown)
+    assert "GPU 3: last read 1.5 min ago" in text(shown)
+    assert "in part" in text(shown)
+
+
+def test_what_a_source_cannot_read_is_named_with_its_reason() -> None:
+    """By the name that people know it by, where it has one; a place that was never read by its own."""
+    words = text(healthy(source(unanswered=(("gpu-7", "no answer within 0.5 s"), ("gpu 4", "lost")))))
+
+    assert "GPU 3, by nvml: no answer within 0.5 s" in words
+    assert "gpu 4, by nvml: lost" in words
+    assert "nvml answers in part" in words
+
+
+def test_a_gpu_that_sleeps_is_asleep_and_no_trouble() -> None:
+    """It is left to sleep."""
+    stale = replace(account(), read_at=Instant(NOW.mono - 90.0, NOW.wall - 90.0))
+    sleeping = source(unanswered=(("gpu-7", "gpu-7 is suspended, and is not woken"),))
+
+    words = text(balanced(replace(priced(), devices=(stale,), health=(sleeping,))))
+
+    assert "asleep" in words
+    assert "no reading" not in words
+    assert "✓" in words.partition("Power")[0]
+
+
+def test_a_gpu_that_does_nothing_is_idle() -> None:
+    """0 % busy is a measurement."""
+    idle = replace(account(), state=State(utilization=0.0, temperature_celsius=31.0))
+
+    assert "idle 31 °C" in text(snapshot(idle))
+    assert "idle" not in text(snapshot(account()))
+
+
+def test_a_paused_source_is_paused_and_the_command_stands_beside() -> None:
+    """With the command marked, so that one click takes all of it."""
+    paused = source(up=False, error="paused until 12:10 UTC; resume with: wattgram resume")
+
+    page = render(healthy(paused))
+
+    assert "nvml is paused" in Outline(page).text
+    assert "<code>wattgram resume</code>" in page
+
+
+def test_a_remedys_command_is_marked_and_its_words_are_not() -> None:
+    """Whoever copies it copies no prose."""
+    missing = source("rapl", up=None, successes=0, error="none", remedy="load it with: sudo modprobe rapl; AMD: later")
+
+    assert "load it with: <code>sudo modprobe rapl</code>; AMD: later" in render(healthy(missing))
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
+        ({}, "answers"),
+        ({"turns": 0, "successes": 0, "up": None, "last_success": None}, "starting"),
+        ({"up": None, "successes": 0, "last_success": None, "error": "no zone"}, "not here"),
+        ({"up": False, "error": "no answer"}, "fails"),
+        ({"last_success": Instant(NOW.mono - 60.0, NOW.wall - 60.0)}, "silent"),
+        ({"unanswered": (("gpu 1", "lost"),)}, "in part"),
+    ],
+)
+def test_each_source_has_one_word_for_its_state(facts: dict[str, Any], state: str) -> None:
+    """A poller that hangs reports nothing more: only its silence tells."""
+    words = text(healthy(source(**facts)))
+
+    assert re.search(rf"driver 570.1 {state} ", words)
+
+
+def test_failures_are_told_by_reason_and_requests_counted() -> None:
+    """A quota is spent by requests."""
+    provider = replace(source("em"), kind="provider", requests=1200, failures=(("rate", 3), ("timeout", 1)))
+
+    assert "3 rate, 1 timeout 1,200 requests" in text(healthy(provider))
+
+
+def test_a_provider_that_does_not_answer_is_told_above() -> None:
+    """Although the next one prices."""
+    provider = replace(source("em"), kind="provider", up=False, error="no complete answer within 15 s")
+
+    assert "! em does not answer." in text(healthy(provider))
+
+
+def test_the_meters_own_cost_is_told() -> None:
+    """All processes together: what a meter uses belongs on the bill."""
+    shown = replace(healthy(source(child=Cost(2.0, 20 << 20))), cost=Cost(3.0, 40 << 20))
+
+    words = text(shown)
+
+    assert "0.50 % of one core (5.0 s of processor time in 16.7 min) and 60 MiB of memory, in 2 processes" in words
+    assert "0.20 % CPU 20 MiB" in words
+
+
+def test_a_configuration_that_was_not_taken_is_told() -> None:
+    """Else everybody believes in the new one."""
+    words = text(replace(healthy(source()), reload=Reload(successful=False, at=NOW.wall)))
+
+    assert "! The changed configuration is not taken." in words
+    assert "wattgram check-config" in words
+
+
+# --- where a figure comes from --------------------------------------------------------------------------
+
+
+def test_the_stated_uncertainty_stands_beside_the_method_in_use() -> None:
+    """That of another method is not shown."""
+    device = replace(account().device, uncertainty=(("counter", 0.05), ("power", 0.15)))
+
+    words = text(snapshot(replace(account(), device=device)))
+
+    assert "± 5 %" in words
+    assert "15 %" not in words
+
+
+def test_a_calibration_and_a_cross_check_are_told() -> None:
+    """Every figure they touched is in that row."""
+
+    def shown(ratio: float) -> str:
+        return text(snapshot(replace(account(), device=replace(account().device, gain=1.02), crosscheck=ratio)))
+
+    assert "within 0.3 % of its power · calibrated: gain=1.02,offset_w=0" in shown(1.003)
+    assert "within 0.1 % of its power" in shown(0.99999)
+    assert "4.0 % below its power" in shown(0.96)
+
+
+def test_the_grams_are_divided_by_how_their_price_was_known() -> None:
+    """With the mean intensity of each part; the unpriced part has none."""
+    words = text(balanced(priced(), unpriced=1_800_000_000))
+
+    assert "live lifecycle, measured 75 % 1.500 Wh 2.000 g 1,333.3 g/kWh" in words
+    assert re.search(r"unpriced lifecycle, measured 25 % 0.500 Wh (?!\d)", words)
+
+
+def test_a_column_shares_one_unit_and_what_is_small_is_not_zero() -> None:
+    """A gram beside a kilogram is 0.001 kg, and a microgram is less than that."""
+    large, small = account(), replace(account("cpu"), microjoules=1_000, carbon=GRAM // 1000)
+    large = replace(large, microjoules=36_000_000_000_000, carbon=2000 * GRAM)
+
+    words = text(balanced(replace(priced(), devices=(large, small))))
+
+    assert "10.000 kWh 2.000 kg" in words
+    assert "< 0.001 kWh < 0.001 kg" in words
+    assert "together" in words
+
+
+def test_devices_stand_in_the_order_in_which_people_count() -> None:
+    """GPU 2 before GPU 10, processors after: whichever source answered first."""
+
+    def gpu(index: str) -> DeviceTotals:
+        return replace(account(), device=replace(account().device, id=f"GPU-{9 - int(index) % 9}", index=index))
+
+    shown = snapshot(account("dram"), account("cpu"), gpu("10"), gpu("2"))
+
+    rows = re.findall(r'scope="row"[^>]*><bdi>([^<]+)', render(shown))
+    assert ["GPU 2", "GPU 10", "cpu-7", "dram-7"] == rows[:4]
+
+
+def test_a_gpus_long_identity_is_in_its_title() -> None:
+    """And its place on the bus."""
+    device = replace(account().device, id="GPU-5ca1ab1e-0000", pci_bus_id="00000000:07:00.0")
+
+    assert (
+        "GPU-5ca1ab1e-0000 · 00000000:07:00.0"
+        in Outline(render(snapshot(replace(account(), device=device)))).values["title"]
+    )
+
+
+def test_the_bar_is_the_part_of_the_limit_and_never_more() -> None:
+    """A reading may overshoot, its bar may not."""
+
+    def part(watts: float) -> str:
+        return str(re.findall(r"--part:([\d.]+)%", render(snapshot(account(watts=watts))))[0])
+
+    assert ["44.6", "100.0", "0.0"] == [part(312.5), part(900.0), part(0.0)]
+
+
+def test_what_is_foreseen_is_told_with_its_best_hour() -> None:
+    """When to run what can wait."""
+    ahead = tuple((hours, replace(PRICE, basis="forecast", grams_per_kwh=100.0 - 10 * hours)) for hours in (1, 2, 3))
+
+    words = text(replace(priced(), grid=Grid("FR", "lifecycle", PRICE, (PRICE,), ahead)))
+
+    assert "Foreseen by em: least in 3 h with 70 g/kWh, most in 1 h with 90 g/kWh." in words
+
+
+# --- for everybody ----------------------------------------------------------------------------------------
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2."""
+    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("ink", "paper"),
+    [
+        *((ink, paper) for ink in ("ink", "soft", "good") for paper in ("paper", "card")),
+        *(("good", "goodbg"), ("warn", "warnbg"), ("bad", "badbg"), ("ink", "tag"), ("soft", "tag"), ("paper", "bad")),
+    ],
+)
+def test_every_text_can_be_read(palette: dict[str, str], ink: str, paper: str) -> None:
+    """Contrast of 4.5 to 1 and more, as WCAG AA asks."""
+    lighter, darker = sorted((luminance(palette[ink]), luminance(palette[paper])), reverse=True)
+
+    assert (lighter + 0.05) / (darker + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize("shown", SHAPES.values(), ids=SHAPES)
+def test_every_table_has_a_caption_and_every_head_its_direction(shown: Snapshot) -> None:
+    """For those who hear the page."""
+    tags = Outline(render(shown)).tags
+    tables = sum(1 for tag, *_ in tags if tag == "table")
+
+    assert tables == sum(1 for tag, *_ in tags if tag == "caption")
+    assert all("scope" in names for tag, *names in tags if tag == "th")
+    assert 1 == sum(1 for tag, *_ in tags if tag == "h1")
+
+
+def test_the_figures_column_is_named_on_a_phone_too() -> None:
+    """Where a table's head is not shown."""
+    labels = Outline(render(priced())).values["data-label"]
+
+    assert {"power", "share", "energy", "CO₂e", "metered by"} <= set(labels)

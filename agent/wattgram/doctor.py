@@ -2,56 +2,148 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wattgram import surroundings
 from wattgram.app import GOOD, MISSING
-from wattgram.config import Config, state_directory
-from wattgram.feed import Claims
-from wattgram.model import Intensity, Sample
-from wattgram.plan import Link, chain, enabled_sources, recorded, source_opener
+from wattgram.config import Config
+from wattgram.diagnosis import (
+    ABSENT,
+    BROKEN,
+    CARBON,
+    FILES,
+    FINE,
+    HOST,
+    PORT,
+    RIGHTS,
+    SOURCES,
+    Finding,
+    Trial,
+    asked,
+    described,
+    newest,
+    prices,
+)
+from wattgram.plan import chain, enabled_sources, recorded
 from wattgram.ports import Clock, ReadFailed, Unavailable
 
-FINE, ABSENT, BROKEN = "ok", "missing", "failed"
 MARKS = {FINE: "✓", ABSENT: "·", BROKEN: "✗"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was tried. `required`: its absence is an error, since it was asked for by name."""
-
-    what: str
-    state: str
-    detail: str
-    remedy: str = ""
-    required: bool = False
+PLAIN_MARKS = {FINE: "+", ABSENT: "-", BROKEN: "!"}
+COLOURS = {FINE: "32", ABSENT: "33", BROKEN: "31"}
+BOLD, CYAN = "1", "36"
+# A line of a remedy that begins so can be typed: it is never broken, so that it can be copied.
+TYPED = re.compile(
+    r"(sudo|docker|install|chmod|chown|setfacl|printf|modprobe|nvidia-smi|wattgram|ss|timedatectl|curl) ?"
+)
+WIDTH_WITHOUT_TERMINAL, WIDEST, NARROWEST = 100, 120, 48
+LABEL, LEAST_TEXT = 21, 40
 
 
 def examine(config: Config, clock: Clock, environ: Mapping[str, str], *, as_json: bool) -> int:
     """Print the findings; return 0, or 3 when something asked for by name is not there or nothing is metered."""
-    findings = [
-        *_sources(config, clock, environ),
-        *_providers(config, clock),
-        *_host(config, environ),
-    ]
-    if as_json:
-        print(json.dumps([asdict(f) for f in findings], indent=1, ensure_ascii=False))
-    else:
-        for finding in findings:
-            print(f"{MARKS[finding.state]} {finding.what}: {finding.detail}")
-            if finding.remedy:
-                print(f"    → {finding.remedy}")
-    metered = any(f.what.startswith("source ") and f.state == FINE for f in findings)
+    trial = Trial(config, clock, environ)
+    groups: tuple[tuple[str, Iterable[Finding]], ...] = (
+        (SOURCES, trial.sources()),
+        (CARBON, trial.carbon()),
+        (RIGHTS, surroundings.rights(config, environ)),
+        (FILES, surroundings.files(config, environ)),
+        (PORT, surroundings.port(config)),
+        (HOST, surroundings.host(environ)),
+    )
+    scribe = _Scribe(environ)
+    findings: list[Finding] = []
+    for name, group in groups:
+        found = list(group)
+        findings += found
+        if not as_json:
+            print("\n".join(scribe.group(name, found)), flush=True)
     wanting = any(f.required and f.state != FINE for f in findings)
-    return GOOD if metered and not wanting else MISSING
+    code = GOOD if trial.is_metering and not wanting else MISSING
+    verdict = trial.verdict(findings)
+    if as_json:
+        print(json.dumps({"verdict": verdict, "findings": [asdict(f) for f in findings]}, indent=1))
+    else:
+        troubled = any(f.is_trouble for f in findings)
+        print("\n".join(scribe.verdict(verdict, BROKEN if code else ABSENT if troubled else FINE)))
+    return code
+
+
+class _Scribe:
+    """Writes findings for people: aligned, as wide as their terminal, in colour where that is wanted."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        columns = shutil.get_terminal_size((WIDTH_WITHOUT_TERMINAL, 24)).columns
+        self._width = max(NARROWEST, min(WIDEST, columns))
+        is_terminal = sys.stdout.isatty() and environ.get("TERM") != "dumb"
+        self._in_colour = is_terminal and not environ.get("NO_COLOR")
+        try:
+            "".join([*MARKS.values(), "→…"]).encode(sys.stdout.encoding or "ascii")
+            self._marks, self._arrow = MARKS, "→"
+        except (UnicodeEncodeError, LookupError):
+            self._marks, self._arrow = PLAIN_MARKS, "->"
+
+    def group(self, name: str, findings: list[Finding]) -> Iterator[str]:
+        """Yield the lines of one group."""
+        if not findings:
+            return
+        yield self._coloured(name, BOLD)
+        labels = [_label(f) for f in findings]
+        indent = 4 + max(LABEL, *map(len, labels)) + 2
+        if self._width - indent < LEAST_TEXT:
+            indent = 6
+        for label, finding in zip(labels, findings, strict=True):
+            yield from self._finding(label, finding, indent)
+        yield ""
+
+    def verdict(self, text: str, state: str) -> Iterator[str]:
+        """Yield the last line, which is what is read first."""
+        first, *rest = textwrap.wrap(text, self._width - 2, break_long_words=False, break_on_hyphens=False)
+        yield f"{self._mark(state)} {self._coloured(first, BOLD)}"
+        yield from (f"  {self._coloured(line, BOLD)}" for line in rest)
+
+    def _finding(self, label: str, finding: Finding, indent: int) -> Iterator[str]:
+        lead = f"  {self._mark(finding.state)} {label}"
+        lines = self._wrapped(finding.detail, indent)
+        if len(label) + 6 <= indent:
+            yield lead + " " * (indent - 4 - len(label)) + (lines.pop(0) if lines else "")
+        else:
+            yield lead
+        yield from (" " * indent + line for line in lines)
+        arrow = self._arrow + " "
+        for line in finding.remedy.splitlines():
+            is_command = TYPED.match(line) is not None
+            shown = [_printable(line)] if is_command else self._wrapped(line, indent + len(arrow))
+            for part in shown:
+                yield " " * indent + self._coloured(arrow, CYAN) + (self._coloured(part, BOLD) if is_command else part)
+                arrow = " " * len(arrow)
+
+    def _wrapped(self, text: str, indent: int) -> list[str]:
+        width = self._width - indent
+        return textwrap.wrap(_printable(text), width, break_long_words=False, break_on_hyphens=False)
+
+    def _mark(self, state: str) -> str:
+        return self._coloured(self._marks[state], COLOURS[state])
+
+    def _coloured(self, text: str, colour: str) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if self._in_colour else text
+
+
+def _label(finding: Finding) -> str:
+    """What a finding is about, less what its group says already."""
+    return finding.what.removeprefix("source ").removeprefix("provider ").removeprefix("carbon, ")
+
+
+def _printable(text: str) -> str:
+    """Text of others, fit for a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def record(config: Config, environ: Mapping[str, str], directory: Path) -> int:
@@ -79,127 +171,15 @@ def show_intensity(config: Config, clock: Clock, *, ahead: bool) -> int:
     priced = False
     for link in links:
         try:
-            said = _asked(link, config, clock, turns=2 if ahead else 1)
+            said = asked(link, config, clock, turns=2 if ahead else 1)
         except ReadFailed as failure:
             print(f"{link.name}: {failure}")
             continue
         forecasts = [i for i in said if i.basis == "forecast"]
-        for intensity in (*_newest(said), *(forecasts if ahead else ())):
-            prices = (
-                not priced
-                and intensity.basis != "forecast"
-                and (link.named or intensity.factor == config.carbon.factor)
-            )
-            priced = priced or prices
-            print(f"{_described(intensity)}{'   ← prices' if prices else ''}")
+        for intensity in (*newest(said), *(forecasts if ahead else ())):
+            is_price = not priced and prices(link, intensity, config)
+            priced = priced or is_price
+            print(f"{described(intensity)}{'   ← prices' if is_price else ''}")
     for remark in remarks:
         print(f"({remark})")
     return GOOD if priced else MISSING
-
-
-def _sources(config: Config, clock: Clock, environ: Mapping[str, str]) -> Iterator[Finding]:
-    claims = Claims(tuple(enabled_sources(config)))
-    for name in enabled_sources(config):
-        what, required = f"source {name}", bool(config.sources[name].enabled)
-        source = None
-        try:
-            source = source_opener(name, config, clock, environ)()
-            sample = source.read()
-            claims.outcome(name, sample.readings)
-            yield Finding(what, FINE, _seen(sample) + _not_booked(name, sample, claims), required=required)
-        except Unavailable as missing:
-            claims.withdraw(name)
-            yield Finding(what, ABSENT, str(missing), missing.remedy, required)
-        except ReadFailed as failure:
-            claims.withdraw(name)
-            yield Finding(what, BROKEN, str(failure), "", required)
-        finally:
-            if source is not None:
-                source.close()
-
-
-def _seen(sample: Sample) -> str:
-    found = [f"{r.device.id} ({r.device.name}, by {'counter' if r.counter else 'power'})" for r in sample.readings]
-    lost = [f"{f.device.id}: {f.reason}" for f in sample.failed]
-    return f"{len(found)} devices: " + ", ".join(found) + ("; not answering: " + ", ".join(lost) if lost else "")
-
-
-def _not_booked(name: str, sample: Sample, claims: Claims) -> str:
-    """What of a sample is not booked, since another source keeps that account."""
-    others = sorted({r.device.component for r in sample.readings if not claims.keeps(name, r.device.component)})
-    return f"; not booked, since another source meters it: {', '.join(others)}" if others else ""
-
-
-def _providers(config: Config, clock: Clock) -> Iterator[Finding]:
-    links, remarks = chain(config)
-    for link in links:
-        what = f"provider {link.name}"
-        try:
-            said = _asked(link, config, clock)
-        except ReadFailed as failure:
-            yield Finding(what, BROKEN, str(failure), _advice(failure, link), link.named)
-        else:
-            yield Finding(what, FINE, "; ".join(_described(i) for i in _newest(said)), required=link.named)
-    for remark in remarks:
-        name, _, rest = remark.partition(": ")
-        detail, _, remedy = rest.partition("; ")
-        yield Finding(f"carbon, {name}", ABSENT, detail, remedy)
-
-
-def _advice(failure: ReadFailed, link: Link) -> str:
-    origin = link.secret.origin if link.secret else "nowhere"
-    return {
-        "auth": f"check the token (from {origin})",
-        "plan": "the provider's plan does not cover this; choose another provider",
-        "zone": "check carbon.zone against the provider's list of zones",
-        "timeout": "is the API reachable from this host?",
-    }.get(failure.reason, "")
-
-
-def _asked(link: Link, config: Config, clock: Clock, turns: int = 1) -> tuple[Intensity, ...]:
-    provider = link.open(config, clock)
-    try:
-        said: tuple[Intensity, ...] = ()
-        for _ in range(turns):  # a forecast is asked for by a provider that stays
-            said = tuple(provider.fetch())
-        return said
-    finally:
-        provider.close()
-
-
-def _newest(said: tuple[Intensity, ...]) -> tuple[Intensity, ...]:
-    """The newest value that is no forecast."""
-    return tuple(i for i in said if i.basis != "forecast")[-1:]
-
-
-def _described(i: Intensity) -> str:
-    begun = datetime.fromtimestamp(i.start, tz=timezone.utc)
-    when = i.edition or begun.strftime("%Y-%m-%d %H:%M UTC")
-    how = f"{i.basis}, {i.factor}, {i.boundary}, for {when}"
-    return f"{i.provider}: {i.grams_per_kwh:g} g/kWh in {i.zone}, {how}; {i.source}"
-
-
-def _host(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
-    host, _, port = config.web.listen.rpartition(":")
-    try:
-        socket.create_server(
-            (host.strip("[]"), int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        ).close()
-        yield Finding("web.listen", FINE, f"{config.web.listen} is free")
-    except OSError as error:
-        detail = f"{config.web.listen}: {error.strerror}"
-        taken = "perhaps the daemon runs already: that is fine" if error.errno == errno.EADDRINUSE else "set web.listen"
-        yield Finding("web.listen", ABSENT, detail, taken)
-    if config.carbon.zone:
-        yield _cache_file(config, environ)
-
-
-def _cache_file(config: Config, environ: Mapping[str, str]) -> Finding:
-    path = Path(config.carbon.cache_file or state_directory(environ) / "intensities.json")
-    nearest = next((p for p in path.parents if p.exists()), Path("/"))
-    with suppress(OSError):
-        if os.access(nearest, os.W_OK):
-            return Finding("carbon.cache_file", FINE, f"{path} can be written")
-    return Finding(
-        "carbon.cache_file", ABSENT, f"{path} cannot be written", "set carbon.cache_file, or run as a service"
-    )

@@ -3,210 +3,343 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timezone
-from html import escape
 
-from wattgram.model import DeviceTotals, Health, Intensity, Snapshot, grams, joules
+from wattgram.model import COMPONENTS, DeviceTotals, Intensity, PriceKey, Snapshot, Totals, grams, joules
+from wattgram_exporters import health
 from wattgram_exporters.families import is_fresh
+from wattgram_exporters.figures import Scale, duration, energy_scale, mass_scale, mebibytes, percent, watts
+from wattgram_exporters.markup import cell, head, moment, plain, row, section, table, tag, words
+from wattgram_exporters.style import REFRESH_SECONDS, STALE_SECONDS, STYLE
 
-JOULES_PER_KWH, JOULES_PER_WH = 3.6e6, 3600.0
-REFRESH_SECONDS = 5
-SYNTHETIC, ESTIMATED = "synthetic", "estimated"
-
-STYLE = """
-:root{color-scheme:light dark;--ink:#17211b;--soft:#5b6a61;--paper:#f6f7f4;--card:#fff;--line:#dfe4de;--good:#1d7a46;
---warn:#9a5b00;--warnbg:#fff4dd;--tag:#e8efe9}
-@media(prefers-color-scheme:dark){:root{--ink:#e6ece8;--soft:#9aa8a0;--paper:#101512;--card:#181f1b;--line:#2a342e;
---good:#5fc48d;--warn:#f0b95b;--warnbg:#2b2313;--tag:#243029}}
-*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:72rem;margin:0 auto;padding:1.25rem 1rem 3rem}
-header{display:flex;flex-wrap:wrap;gap:.25rem 1rem;align-items:baseline;margin-bottom:1rem}
-h1{font-size:1.25rem;margin:0}h2{font-size:1rem;margin:2rem 0 .5rem}header span,.soft{color:var(--soft)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.75rem}
-.card{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:.9rem 1rem}
-.card b{display:block;font-size:2rem;line-height:1.2;font-variant-numeric:tabular-nums;white-space:nowrap}
-.card b small{font-size:1rem;font-weight:500;color:var(--soft)}
-.card p{margin:.15rem 0 0;color:var(--soft);font-size:.9rem}
-.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:.6rem}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.45rem .75rem;text-align:left;border-top:1px solid var(--line);white-space:nowrap}
-tr:first-child th{border-top:0;color:var(--soft);font-weight:500;font-size:.85rem}td.n,th.n{text-align:right}
-.tag{background:var(--tag);border-radius:1rem;padding:.05rem .6rem;font-size:.8rem;white-space:nowrap}
-.tag.warn{background:var(--warnbg);color:var(--warn)}
-ul{padding-left:1.1rem;margin:.25rem 0}li{margin:.3rem 0}code{font-size:.9em;overflow-wrap:anywhere}
-a{color:var(--good)}nav a{margin-right:1rem}td.long{white-space:normal;min-width:16rem}
-@media(max-width:40rem){.name{display:none}}
-"""
+SYNTHETIC, ESTIMATED, MEASURED = "synthetic", "estimated", "measured"
+# From here on a screen on a wall shows one line per device, else the last of them would be below its edge.
+MANY = 10
+NAMES = {
+    "gpu": "GPUs",
+    "cpu": "processors",
+    "dram": "memory",
+    "module_rest": "rest of the modules",
+    "host_rest": "rest of the host",
+}
+LINKS = (
+    ("/metrics", "for Prometheus"),
+    ("/api/v1/status", "all of this as JSON"),
+    ("/api/v1/intensity", "the grid as JSON"),
+    ("/-/healthy", "the process lives"),
+    ("/-/ready", "it has something to show"),
+)
 
 
 def render(snapshot: Snapshot) -> str:
     """Return the page."""
+    main = (
+        f"{_header(snapshot)}{_banner(snapshot)}{_verdict(snapshot)}{_cards(snapshot)}"
+        f'<div class="columns"><div>{_devices(snapshot)}</div>'
+        f"<div>{health.missing(snapshot)}{_provenance(snapshot)}{_grid(snapshot)}{health.report(snapshot)}{_links()}</div></div>"
+    )
+    many = ' class="many"' if len(snapshot.devices) > MANY else ""
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="en"{many}><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}"><title>{_title(snapshot)}</title>'
-        f"<style>{STYLE}</style></head><body><main>"
-        f"<header><h1>wattgram</h1><span>{escape(_subtitle(snapshot))}</span></header>"
-        f'<div class="cards">{"".join(_cards(snapshot))}</div>'
-        f"{_banner(snapshot)}{_devices(snapshot)}{_missing(snapshot)}{_grid(snapshot)}"
-        '<h2>For programs</h2><nav><a href="/metrics">/metrics</a><a href="/api/v1/status">/api/v1/status</a>'
-        '<a href="/api/v1/intensity">/api/v1/intensity</a><a href="/-/ready">/-/ready</a></nav>'
-        "</main></body></html>\n"
+        f'<style>{STYLE}</style></head><body><div class="turn" aria-hidden="true"></div>'
+        f'<p class="stale">Standing still for {STALE_SECONDS} s or more: wattgram does not answer. '
+        f"What is below was so at {moment(snapshot.at.wall, '%H:%M:%S UTC')}.</p><main>{main}</main></body></html>\n"
     )
+
+
+# --- at a glance ------------------------------------------------------------------------------------
 
 
 def _title(snapshot: Snapshot) -> str:
-    watts = _watts_now(snapshot)
-    return "wattgram" if watts is None else f"{watts:,.0f} W - wattgram"
+    known = _watts_now(snapshot)
+    mark = "! " if health.is_troubled(snapshot) else ""
+    return f"{mark}wattgram" if known is None else f"{mark}{' '.join(watts(known))} - wattgram"
 
 
-def _subtitle(snapshot: Snapshot) -> str:
-    up = _duration(snapshot.at.mono - snapshot.started.mono)
-    return f"watts in, grams out · version {snapshot.version} · metering for {up} · {_clock(snapshot.at.wall)}"
-
-
-def _watts_now(snapshot: Snapshot) -> float | None:
-    known = [d.watts for d in snapshot.devices if d.watts is not None and is_fresh(d, snapshot)]
-    return sum(known) if known else None
-
-
-def _cards(snapshot: Snapshot) -> Iterator[str]:
-    watts = _watts_now(snapshot)
-    shown = sum(1 for d in snapshot.devices if d.watts is not None and is_fresh(d, snapshot))
-    yield _card(
-        "unknown" if watts is None else f"{watts:,.0f}",
-        "W",
-        f"now, {shown} of {len(snapshot.devices)} devices" if snapshot.devices else "no device is metered",
+def _header(snapshot: Snapshot) -> str:
+    return (
+        '<header><h1>wattgram</h1><span class="soft">watts in, grams out · version '
+        f'{words(snapshot.version, 40)}</span><span class="asof">{moment(snapshot.at.wall, "%H:%M:%S UTC")} '
+        f"<small>{moment(snapshot.at.wall, '%Y-%m-%d')}</small></span></header>"
     )
-    energy = sum(joules(d.microjoules) for d in snapshot.devices)
-    yield _card(*_energy(energy), "used since the daemon started")
-    if snapshot.grid is None:
-        yield _card("no price", "", "carbon.zone is not set: joules are counted, grams are not")
-        return
-    unpriced = sum(joules(t.microjoules) for key, t in snapshot.pricing if key.basis == "none")
-    note = f", {unpriced / energy:.0%} of the energy unpriced" if energy and unpriced else ""
-    yield _card(*_mass(sum(grams(d.carbon) for d in snapshot.devices)), f"CO₂e since the daemon started{note}")
-    price = snapshot.grid.price
-    if price is None:
-        yield _card("unpriced", "", f"no provider has a value for {escape(snapshot.grid.zone)} now")
-    else:
-        yield _card(f"{price.grams_per_kwh:,.0f}", "g/kWh", escape(_provenance(price, snapshot)))
 
 
-def _card(value: str, unit: str, note: str) -> str:
-    return f'<div class="card"><b>{value} <small>{unit}</small></b><p>{note}</p></div>'
+def _verdict(snapshot: Snapshot) -> str:
+    line, tone = health.verdict(snapshot)
+    return f'<p class="verdict {tone}" role="status">{"✓" if tone == health.GOOD else "!"} {line}</p>'
 
 
 def _banner(snapshot: Snapshot) -> str:
     qualities = {d.device.quality for d in snapshot.devices}
     if SYNTHETIC in qualities:
-        return '<p><span class="tag warn">synthetic</span> Invented hardware for a demonstration: no real joule.</p>'
+        return f"<p>{tag(SYNTHETIC, 'warn')} Invented hardware for a demonstration: no real joule.</p>"
     if ESTIMATED in qualities:
         return (
-            '<p><span class="tag warn">estimated</span> Devices so marked come from a model, not a meter: '
+            f"<p>{tag(ESTIMATED, 'warn')} Devices so marked come from a model, not a meter: "
             "an order of magnitude, off by half and more.</p>"
         )
     return ""
 
 
-def _devices(snapshot: Snapshot) -> str:
-    rows = "".join(_row(d, snapshot) for d in snapshot.devices)
-    if not rows:
-        return ""
-    columns = (
-        ("device", ""),
-        ("", "name"),
-        ("power", "n"),
-        ("energy", "n"),
-        ("CO₂e", "n"),
-        ("metered by", ""),
-        ("", ""),
+def _watts_now(snapshot: Snapshot) -> float | None:
+    known = [w for d in snapshot.devices if (w := _power(d, snapshot)) is not None]
+    return sum(known) if known else None
+
+
+def _power(d: DeviceTotals, snapshot: Snapshot) -> float | None:
+    return d.watts if is_fresh(d, snapshot) else None
+
+
+def _cards(snapshot: Snapshot) -> str:
+    up = duration(snapshot.at.mono - snapshot.started.mono)
+    since = f"in {up}, since {moment(snapshot.started.wall, '%Y-%m-%d %H:%M UTC')}"
+    energy = sum(joules(d.microjoules) for d in snapshot.devices)
+    scale = energy_scale(energy)
+    cards = (
+        _now(snapshot),
+        _card("Energy", *((scale.figure(energy), scale.unit) if snapshot.devices else ("unknown", "")), since),
+        _mass_card(snapshot, energy),
+        _price_card(snapshot),
     )
-    head = "".join(f'<th class="{style}">{name}</th>' for name, style in columns)
-    return f'<h2>Metered</h2><div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+    return f'<dl class="cards">{"".join(cards)}</dl>'
 
 
-def _row(d: DeviceTotals, snapshot: Snapshot) -> str:
-    fresh = is_fresh(d, snapshot)
-    largest = max(joules(other.microjoules) for other in snapshot.devices)
-    heaviest = max(grams(other.carbon) for other in snapshot.devices)
-    name = f"GPU {d.device.index}" if d.device.component == "gpu" else d.device.id
-    power = f"{d.watts:,.1f} W" if fresh and d.watts is not None else '<span class="tag warn">no reading</span>'
-    limit = d.state.power_limit_watts if d.state and fresh else None
-    if limit and d.watts is not None and fresh:
-        power += f' <span class="soft">/ {limit:,.0f}</span>'
-    mass = " ".join(_mass(grams(d.carbon), heaviest)) if snapshot.grid else ""
-    quality = d.device.quality
-    tag = "tag" if quality == "measured" else "tag warn"
-    energy = " ".join(_energy(joules(d.microjoules), largest))
-    unmetered = f"{d.unmetered_seconds:,.0f} s not metered" if d.unmetered_seconds >= 1 else ""
+def _card(name: str, value: str, unit: str, note: str) -> str:
     return (
-        f'<tr><td title="{escape(d.device.id)}">{escape(name)}</td><td class="soft name">{escape(d.device.name)}</td>'
-        f'<td class="n">{power}</td><td class="n">{energy}</td><td class="n">{mass}</td>'
-        f'<td><span class="{tag}">{escape(quality)}</span> {escape(d.method)}</td>'
-        f'<td class="soft">{unmetered}</td></tr>'
+        f'<div class="card"><dt>{name}</dt><dd class="big">{value} <small>{unit}</small></dd>'
+        f'<dd class="note">{note}</dd></div>'
     )
 
 
-def _missing(snapshot: Snapshot) -> str:
-    items = [_complaint(h) for h in snapshot.health if h.error]
-    items += [escape(note) for note in snapshot.notes]
-    if not items:
+def _now(snapshot: Snapshot) -> str:
+    known = _watts_now(snapshot)
+    if not snapshot.devices:
+        return _card("Power", "unknown", "", "no device is metered")
+    shown = sum(1 for d in snapshot.devices if _power(d, snapshot) is not None)
+    note = f"now, {shown} of {len(snapshot.devices)} devices"
+    if known is None:
+        return _card("Power", "unknown", "W", note)
+    parts = {
+        c: sum(_power(d, snapshot) or 0.0 for d in snapshot.devices if d.device.component == c) for c in COMPONENTS
+    }
+    there = {c: part for c, part in parts.items() if any(d.device.component == c for d in snapshot.devices)}
+    bars = "".join(f'<i class="{c}" style="flex:{part:.0f}"></i>' for c, part in there.items() if part >= 1)
+    legend = " ".join(
+        f'<span class="key"><i class="{c}" aria-hidden="true"></i> {NAMES[c]} {" ".join(watts(part))}</span>'
+        for c, part in there.items()
+    )
+    bar = f'<span class="parts" aria-hidden="true">{bars}</span>' if bars else ""
+    return _card("Power", *watts(known), f"{note}{bar}{legend if len(there) > 1 else ''}")
+
+
+def _mass_card(snapshot: Snapshot, energy: float) -> str:
+    if snapshot.grid is None:
+        return _card("CO₂e", "no price", "", "carbon.zone is not set: joules are counted, grams are not")
+    if not snapshot.devices:
+        return _card("CO₂e", "unknown", "", "no joule, no gram")
+    mass = sum(grams(d.carbon) for d in snapshot.devices)
+    scale = mass_scale(mass)
+    unpriced = sum(joules(t.microjoules) for key, t in snapshot.pricing if key.basis == "none")
+    note = "since the daemon started"
+    if energy and unpriced:
+        note += f", {percent(unpriced / energy)} of the energy unpriced"
+    price, known = snapshot.grid.price, _watts_now(snapshot)
+    if price is not None and known:
+        hourly = known / 1000 * price.grams_per_kwh
+        note += f"; at this power and price {mass_scale(hourly)(hourly)}/h"
+    return _card("CO₂e", scale.figure(mass), scale.unit, note)
+
+
+def _price_card(snapshot: Snapshot) -> str:
+    if snapshot.grid is None:
+        return _card("Grid", "no zone", "", "set carbon.zone to where this server stands, such as FR")
+    price = snapshot.grid.price
+    if price is None:
+        return _card("Grid", "unpriced", "", f"no provider has a value for {words(snapshot.grid.zone, 40)} now")
+    return _card("Grid", _intensity(price.grams_per_kwh), "g/kWh", _origin(price, snapshot))
+
+
+def _origin(price: Intensity, snapshot: Snapshot) -> str:
+    zone, factor = words(price.zone, 40), words(price.factor, 40)
+    if price.basis == "annual":
+        return f"{tag('annual')} {zone}, yearly average of {words(price.edition, 40)}, {factor}"
+    age = duration(max(0.0, snapshot.at.wall - price.start))
+    tone = "good" if price.basis == "live" else "warn" if price.basis == "held" else ""
+    return (
+        f"{tag(price.basis, tone)} {zone}, {factor}, by {words(price.provider, 40)}; for the interval begun {age} ago"
+    )
+
+
+def _intensity(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"  # noqa: PLR2004 - two figures at least
+
+
+# --- what is metered --------------------------------------------------------------------------------
+
+
+def _devices(snapshot: Snapshot) -> str:
+    if not snapshot.devices:
         return ""
-    return "<h2>Not metered, not priced, and what to do</h2><ul>" + "".join(f"<li>{i}</li>" for i in items) + "</ul>"
+    ordered = health.in_order(snapshot.devices)
+    energy = energy_scale(sum(joules(d.microjoules) for d in ordered), finer=1)
+    mass = mass_scale(sum(grams(d.carbon) for d in ordered), finer=1) if snapshot.grid else None
+    columns = [("device", ""), ("power", "n"), ("share", "n"), ("energy", "n")]
+    columns += [("CO₂e", "n")] if mass else []
+    columns += [("doing", ""), ("metered by", "")]
+    rows = (_row(d, snapshot, energy, mass) for d in ordered)
+    foot = _sum(snapshot, energy, mass) if len(ordered) > 1 else ""
+    caption = "Power now; energy and CO₂e since the daemon started. Devices never overlap: they may be added"
+    pue = f", and the PUE of {snapshot.constants.pue:g} is not multiplied in" if snapshot.constants.pue else ""
+    rest = f'<p class="soft">No meter here sees fans, drives, network and the losses of power supplies{pue}.</p>'
+    return section("Metered", table(caption, columns, rows, foot) + rest)
 
 
-def _complaint(h: Health) -> str:
-    remedy = f" — <code>{escape(h.remedy)}</code>" if h.remedy else ""
-    return f"<b>{escape(h.name)}</b>: {escape(h.error)}{remedy}"
+def _row(d: DeviceTotals, snapshot: Snapshot, energy: Scale, mass: Scale | None) -> str:
+    power, total = _power(d, snapshot), _watts_now(snapshot)
+    identity = " · ".join(filter(None, (d.device.id, d.device.pci_bus_id)))
+    name = health.device_name(d)
+    model = f"<small>{words(d.device.name, 80)}</small>" if d.device.name != name else ""
+    cells = [
+        head(f"{words(name, 60)}{model}", plain(identity, 120)),
+        cell(_power_cell(d, snapshot), "power", "n power"),
+        cell(percent(power / total) if power is not None and total else "", "share", "n"),
+        cell(energy(joules(d.microjoules)), "energy", "n"),
+    ]
+    cells += [cell(mass(grams(d.carbon)), "CO₂e", "n")] if mass else []
+    doing = _doing(d) if power is not None else ""
+    return row((*cells, cell(doing, "", "doing"), cell(_how(d, snapshot), "metered by", "how")), "device")
+
+
+def _power_cell(d: DeviceTotals, snapshot: Snapshot) -> str:
+    power = _power(d, snapshot)
+    if power is None:
+        asleep = health.SUSPENDED in health.silence(d, snapshot)
+        return tag("asleep") if asleep else tag("no reading", "warn")
+    limit = d.state.power_limit_watts if d.state else None
+    if not limit:
+        return f"{power:,.1f} W"
+    part = min(1.0, max(0.0, power / limit))
+    return (
+        f'{power:,.1f} W <span class="soft">/ {limit:,.0f}</span>'
+        f'<span class="bar" aria-hidden="true"><i style="--part:{part:.1%}"></i></span>'
+    )
+
+
+def _doing(d: DeviceTotals) -> str:
+    """What a GPU is doing beside drawing power."""
+    state = d.state
+    if state is None:
+        return ""
+    busy = ""
+    if state.utilization is not None:
+        busy = f"{percent(state.utilization)} busy" if state.utilization else tag("idle")
+    facts = [] if state.temperature_celsius is None else [f"{state.temperature_celsius:.0f} °C"]
+    if state.memory_used_bytes is not None:
+        facts.append(mebibytes(state.memory_used_bytes))
+    return f"{busy}<small>{' · '.join(facts)}</small>" if busy or facts else ""
+
+
+def _how(d: DeviceTotals, snapshot: Snapshot) -> str:
+    """How a device is metered, and how well."""
+    stated = dict(d.device.uncertainty).get(d.method)
+    facts = [words(d.device.covers, 40)] if d.device.covers else []
+    facts += [] if stated is None else [f"± {100 * stated:.2g} %"]
+    if d.crosscheck is not None and is_fresh(d, snapshot):
+        facts.append(_against_power(d.crosscheck))
+    if d.device.calibration != "none":
+        facts.append(f"calibrated: {plain(d.device.calibration, 60)}")
+    if d.unmetered_seconds >= 1:
+        facts.append(f'<span class="tag warn">{d.unmetered_seconds:,.0f} s not metered</span>')
+    tone = "" if d.device.quality == MEASURED else "warn"
+    return f"{tag(d.device.quality, tone)} {words(d.method, 40)}<small>{' · '.join(facts)}</small>"
+
+
+def _against_power(ratio: float) -> str:
+    """What a counter shows, against the integral of its own power."""
+    off = 100 * abs(ratio - 1)
+    if off < 1:
+        return f"within {max(0.1, off):.1f} % of its power"
+    return f"{off:.1f} % {'above' if ratio > 1 else 'below'} its power"
+
+
+def _sum(snapshot: Snapshot, energy: Scale, mass: Scale | None) -> str:
+    known = _watts_now(snapshot)
+    cells = [
+        head("together"),
+        cell("" if known is None else f"{known:,.1f} W", "power", "n power"),
+        cell("", "", "n"),
+        cell(energy(sum(joules(d.microjoules) for d in snapshot.devices)), "energy", "n"),
+    ]
+    cells += [cell(mass(sum(grams(d.carbon) for d in snapshot.devices)), "CO₂e", "n")] if mass else []
+    return row((*cells, cell("", "", "doing"), cell("", "", "how")), "device")
+
+
+# --- where the grams come from ----------------------------------------------------------------------
+
+
+def _provenance(snapshot: Snapshot) -> str:
+    used = [(key, totals) for key, totals in sorted(snapshot.pricing) if totals.microjoules]
+    if snapshot.grid is None or not used:
+        return ""
+    whole = sum(t.microjoules for _, t in used)
+    energy = energy_scale(joules(whole), finer=1)
+    mass = mass_scale(sum(grams(t.carbon) for _, t in used), finer=1)
+    columns = (("price", ""), ("share", "n"), ("energy", "n"), ("CO₂e", "n"), ("on average", "n"))
+    rows = (_priced(key, totals, whole, energy, mass) for key, totals in used)
+    caption = "Each joule at the price of its own time, by how that price was known"
+    return section("Where the grams come from", table(caption, columns, rows))
+
+
+def _priced(key: PriceKey, totals: Totals, whole: int, energy: Scale, mass: Scale) -> str:
+    tone = {"live": "good", "none": "warn", "held": "warn"}.get(key.basis, "")
+    basis = "unpriced" if key.basis == "none" else key.basis
+    mean = grams(totals.carbon) / joules(totals.microjoules) * 3.6e6
+    return row(
+        (
+            head(f"{tag(basis, tone)}<small>{plain(key.factor, 40)}, {plain(key.quality, 40)}</small>"),
+            cell(percent(totals.microjoules / whole), "share", "n"),
+            cell(energy(joules(totals.microjoules)), "energy", "n"),
+            cell("" if key.basis == "none" else mass(grams(totals.carbon)), "CO₂e", "n"),
+            cell("" if key.basis == "none" else f"{mean:,.1f} g/kWh", "on average", "n"),
+        )
+    )
 
 
 def _grid(snapshot: Snapshot) -> str:
     if snapshot.grid is None or not snapshot.grid.known:
         return ""
-    rows = "".join(
-        f"<tr><td>{escape(i.provider)}</td><td>{escape(i.zone)}</td><td class='n'>{i.grams_per_kwh:,.1f} g/kWh</td>"
-        f"<td><span class='tag'>{escape(i.basis)}</span> {escape(f'{i.factor}, {i.boundary}')}</td>"
-        f"<td class='soft long'>{escape(i.source)}</td></tr>"
-        for i in snapshot.grid.known
+    rows = (_said(i, snapshot) for i in snapshot.grid.known)
+    columns = (("provider", ""), ("says", "n"), ("how", ""), ("data", ""))
+    caption = f"What is known of the grid of {words(snapshot.grid.zone, 40)} now"
+    return section("The grid", table(caption, columns, rows) + "".join(_foreseen(snapshot)))
+
+
+def _said(i: Intensity, snapshot: Snapshot) -> str:
+    when = f"of {words(i.edition, 40)}" if i.edition else f"{duration(max(0.0, snapshot.at.wall - i.start))} old"
+    return row(
+        (
+            head(f"{words(i.provider, 60)}<small>{words(i.zone, 40)}, {when}</small>"),
+            cell(f"{i.grams_per_kwh:,.1f} g/kWh", "says", "n"),
+            cell(f"{tag(i.basis)}<small>{plain(f'{i.factor}, {i.boundary}', 80)}</small>", "how"),
+            cell(words(i.source), "data", "soft long"),
+        )
     )
-    head = "<tr><th>provider</th><th>zone</th><th class='n'>says</th><th>how</th><th>data</th></tr>"
-    return f'<h2>The grid of {escape(snapshot.grid.zone)}</h2><div class="scroll"><table>{head}{rows}</table></div>'
 
 
-def _provenance(price: Intensity, snapshot: Snapshot) -> str:
-    if price.basis == "annual":
-        return f"{price.zone}, yearly average of {price.edition}, {price.factor}"
-    age = _duration(max(0.0, snapshot.at.wall - price.start))
-    return f"{price.zone}, {price.basis}, {price.factor}, by {price.provider}; for the interval begun {age} ago"
+def _foreseen(snapshot: Snapshot) -> Iterator[str]:
+    ahead = snapshot.grid.ahead if snapshot.grid else ()
+    for provider in sorted({i.provider for _, i in ahead}):
+        said = [(i.grams_per_kwh, hours) for hours, i in ahead if i.provider == provider]
+        (least, best), (most, worst) = min(said), max(said)
+        yield (
+            f"<p>Foreseen by {words(provider, 60)}: least in {best} h with {least:,.0f} g/kWh, "
+            f"most in {worst} h with {most:,.0f} g/kWh.</p>"
+        )
 
 
-def _energy(value: float, largest: float | None = None) -> tuple[str, str]:
-    """Joules for people, in the unit that fits the largest of the figures it stands among."""
-    if (value if largest is None else largest) >= JOULES_PER_KWH:
-        return _figure(value / JOULES_PER_KWH), "kWh"
-    return _figure(value / JOULES_PER_WH), "Wh"
-
-
-def _mass(value: float, heaviest: float | None = None) -> tuple[str, str]:
-    """Grams for people, as `_energy`."""
-    for size, unit in ((1000.0, "kg"), (1.0, "g")):
-        if (value if heaviest is None else heaviest) >= size:
-            return _figure(value / size), unit
-    return _figure(value * 1000), "mg"
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.2f}" if value < 10 else f"{value:,.1f}"  # noqa: PLR2004 - three figures are enough
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _clock(wall: float) -> str:
-    return datetime.fromtimestamp(wall, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _links() -> str:
+    links = "".join(
+        f'<li><a href="{path}">{path}</a> <span class="soft">{meaning}</span></li>' for path, meaning in LINKS
+    )
+    return section("For programs", f'<nav aria-label="For programs"><ul>{links}</ul></nav>')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import time
@@ -55,22 +56,35 @@ def cpu_identity(proc: Path) -> dict[str, str]:
     return found
 
 
-def own_cost() -> Cost | None:
-    """Return what this process used so far; None: the kernel will not say, no descriptor being left, for one."""
+def own_cost() -> Cost:
+    """Return what this process used so far, also when no descriptor is left to ask with."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
+    virtual, resident = os.pread(_statm(), 100, 0).split()[:2]
     page = resource.getpagesize()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return Cost(
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        resident_bytes=int(resident) * page,
+        virtual_bytes=int(virtual) * page,
+        open_fds=_open_fds(most),
+        max_fds=most,
+        start_time=_start_time(),
+    )
+
+
+@cache
+def _statm() -> int:
+    """Our own memory's file, kept open."""
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _open_fds(most: int) -> int:
     try:
-        virtual, resident = Path("/proc/self/statm").read_text(encoding="ascii").split()[:2]
-        return Cost(
-            cpu_seconds=usage.ru_utime + usage.ru_stime,
-            resident_bytes=int(resident) * page,
-            virtual_bytes=int(virtual) * page,
-            open_fds=sum(1 for _ in Path("/proc/self/fd").iterdir()),
-            max_fds=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-            start_time=_start_time(),
-        )
-    except OSError:
-        return None
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        return most  # none is left: all are open
 
 
 @cache

@@ -204,7 +204,8 @@ class NvmlSource:
         after = self._clock.now()
         gpu.module_watts = power.module_watts
         counter = None if power.microjoules is None else Counter(power.microjoules)
-        trace = () if counter else self._trace(gpu, after.mono)
+        # The first trace reaches far back: it is not for the reading at the start, which nobody sees.
+        trace = () if counter or not self._opened else self._trace(gpu, after.mono)
         self._observe(gpu, after.mono)
         return Reading(
             gpu.device,
