@@ -137,6 +137,18 @@ def test_every_module_is_in_the_tour_of_rooms() -> None:
 @pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
 def test_documents_name_commands_that_exist(path: Path) -> None:
     """`wattgram WORD` in a document is a command."""
-    commands = {"run", "demo", "once", "doctor", "intensity", "config", "check-config", "pause", "resume", "version", "--version"}
+    commands = {
+        "run",
+        "demo",
+        "once",
+        "doctor",
+        "intensity",
+        "config",
+        "check-config",
+        "pause",
+        "resume",
+        "version",
+        "--version",
+    }
     named = set(re.findall(r"`(?:\$ )?wattgram ([a-z][\w-]*|--version)", path.read_text()))
     assert set() == named - commands

@@ -211,7 +211,7 @@ class _Child:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._seq = 0
-        self._owed = False
+        self._owed = 0
         self._buffer = bytearray()
         try:
             self._process = subprocess.Popen(
@@ -238,23 +238,22 @@ class _Child:
         return self._seq
 
     def ask(self, request: Request, seconds: float) -> Reply:
-        """Return the reply to this very request within so many seconds.
+        """Return the reply to this request within so many seconds.
 
-        While an older request is unanswered nothing new is asked; its late answer is dropped.
+        While an older one of the same kind is unanswered nothing new is asked, and its late answer is the reply: it says
+        when it was read, and holds samples that the driver shows once.
         """
         deadline = time.monotonic() + seconds
-        if self._owed:
-            self._reply(deadline, seconds)
-            self._owed = False
-        try:
-            write(self._input, request)
-        except OSError as error:
-            raise ReadFailed(f"the reading process is gone ({self._ending()})", "server") from error
-        self._owed = True
+        if not self._owed:
+            try:
+                write(self._input, request)
+            except OSError as error:
+                raise ReadFailed(f"the reading process is gone ({self._ending()})", "server") from error
+            self._owed = request.seq
         reply = self._reply(deadline, seconds)
-        self._owed = False
-        if reply.seq != request.seq:
-            raise ReadFailed(f"the reading process answered {reply.seq}, asked {request.seq}", "shape")
+        asked, self._owed = self._owed, 0
+        if reply.seq != asked:
+            raise ReadFailed(f"the reading process answered {reply.seq}, asked {asked}", "shape")
         return reply
 
     def _reply(self, deadline: float, seconds: float) -> Reply:

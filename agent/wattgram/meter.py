@@ -337,7 +337,10 @@ class Meter:
             patience = 0.0
         if memory.known and at.mono - memory.covered.mono <= patience:
             return  # a counter, or a short line, may still cover this time
-        books.gap(memory, at, failure.device, failure.reason, event=memory.known and not failure.event)
+        # What the driver's own samples may yet tell stays open.
+        end = _back(at, at.mono - (0.0 if failure.event in FOR_GOOD else memory.reach))
+        if end.mono > memory.covered.mono:
+            books.gap(memory, end, failure.device, failure.reason, event=memory.known and not failure.event)
         memory.known, memory.counted = False, None
         memory.integral.joules, memory.integral.watts = None, None
 

@@ -26,6 +26,10 @@ class Ring:
         self._delays: deque[float] = deque(maxlen=TURNS)
         self._heard: float | None = None
 
+    def rewind(self) -> None:
+        """Begin again with all that the driver still holds: what was returned last was not taken."""
+        self.last, self._stale = 0, None
+
     def trace(self, samples: Sequence[tuple[int, float]], mono: float) -> tuple[tuple[float, float], ...]:
         """Return pairs of monotonic seconds and watts for samples (driver's microseconds, watts) read at `mono`.
 

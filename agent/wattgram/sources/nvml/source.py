@@ -122,6 +122,7 @@ class NvmlSource:
             answer = gpu.answer
             if answer.turn == self._turn and answer.reading is not None:
                 readings.append(answer.reading)
+                gpu.taken = answer.turn
             else:
                 failed.append(self._failure(gpu.device or Device("gpu", f"gpu {gpu.index}"), answer))
         fatal = next((g.answer.failure for g in self._gpus if g.answer.failure and g.answer.failure.fatal), None)
@@ -219,6 +220,8 @@ class NvmlSource:
 
     def _trace(self, gpu: _Gpu, mono: float) -> tuple[tuple[float, float], ...]:
         """The driver's samples since the last turn; none when it will not tell: power is known all the same."""
+        if gpu.answer.turn != gpu.taken:  # the last answer came too late, and its samples with it
+            gpu.ring.rewind()
         with suppress(ReadFailed):
             return gpu.ring.trace(self._binding.samples(gpu.handle, gpu.ring.last), mono)
         return ()
@@ -304,5 +307,6 @@ class _Gpu:
         self.state: State | None = None
         self.state_at = 0.0
         self.wanted = 0
+        self.taken = 0
         self.answer = _Answer()
         Thread(target=source.serve, args=(self,), name=f"gpu-{index}", daemon=True).start()
