@@ -90,7 +90,8 @@ class Daemon:
     """`python -m wattgram` in `directory`, with its files there; ready when the `with` block begins.
 
     `config` is the text of its configuration file, None: none is named. The environment holds nothing of the
-    caller's beside what any process needs, and `env`.
+    caller's beside what any process needs, and `env`. `prefix` is a command that replaces itself by the daemon, such
+    as setpriv. With a `port` the file has to say where it listens, else a free one is named by `--listen`.
     """
 
     def __init__(
@@ -101,11 +102,15 @@ class Daemon:
         env: Mapping[str, str] | None = None,
         command: Sequence[str] = ("run",),
         arguments: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+        port: int = 0,
         wait: bool = True,
     ) -> None:
         self.directory = directory
         self.config_file = directory / "wattgram.toml"
-        self.port = 0
+        self.port = port
+        self._prefix = prefix
+        self._listens_by_file = bool(port)
         self._arguments = arguments
         self._command = command
         self._config = config
@@ -277,13 +282,14 @@ class Daemon:
             self.config_file.write_text(self._config, encoding="utf-8")
 
     def _launch(self) -> None:
-        self.port = _free_port()
+        self.port = self.port if self._listens_by_file else free_port()
         with (self.directory / "stdout.log").open("ab") as out, (self.directory / "stderr.log").open("ab") as err:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "wattgram", *self._command),
+                    *(*self._prefix, sys.executable, "-m", "wattgram", *self._command),
                     *(() if self._config is None else ("--config", str(self.config_file))),
-                    *("--listen", self.target, *self._arguments),
+                    *(() if self._listens_by_file else ("--listen", self.target)),
+                    *self._arguments,
                 ],
                 cwd=self.directory,
                 env=self._env,
@@ -308,7 +314,8 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody had a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
