@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -11,167 +12,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Iterator
 
 import pytest
 
+from standin.wire import GET, LOCAL, PATIENCE, Answer, Client, comes_true, descriptors, echo, free_port, serving
 from wattgram.model import Health, Instant, Snapshot
 from wattgram.ports import ConfigError
 from wattgram_exporters.prometheus import PrometheusExporter
 from wattgram_exporters.server import (
-    ANSWER_SECONDS,
     BACKLOG,
-    MOST_BODY_BYTES,
-    MOST_CLIENTS,
-    MOST_HEADER_BYTES,
-    REQUEST_SECONDS,
+    Limits,
     Request,
     Response,
     Server,
 )
 
-Answer = Callable[[Request], Response]
-
-LOCAL = "127.0.0.1"
-PATIENCE = 20.0  # seconds after which a test gives up
-GET = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
-START_ATTEMPTS = 5  # somebody may take the free port first
+LIMITS = Limits()
 SNAPSHOT = Snapshot(Instant(0.0, 0.0), Instant(0.0, 0.0), "1.2.3", "3.12.0")
-
-
-def echo(request: Request) -> Response:
-    """Answer with what was asked."""
-    return Response(200, f"{request.method} {request.path}\n".encode(), {"Content-Type": "text/plain"})
-
-
-def free_port(host: str = LOCAL) -> int:
-    """A port that nobody listened on a moment ago."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def serving(answer: Answer = echo, host: str = LOCAL) -> Iterator[int]:
-    """A running server; gives its port."""
-    for attempt in range(START_ATTEMPTS):
-        port = free_port(host)
-        server = Server(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", answer)
-        try:
-            server.start()
-            break
-        except ConfigError:
-            if attempt == START_ATTEMPTS - 1:
-                raise
-    try:
-        with Client(port, host) as client:  # it answers: the loop runs
-            client.ask(b"GET /first HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
-            client.rest()
-        yield port
-    finally:
-        server.stop()
-        gc.collect()  # what it did not close is found here, and not in a later test
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     with serving() as number:
         yield number
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer; header names in lower case."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Client:
-    """One connection, byte by byte."""
-
-    def __init__(self, port: int, host: str = LOCAL, receive_buffer: int = 0) -> None:
-        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        if receive_buffer:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(PATIENCE)
-        try:
-            self.socket.connect((host, port))
-        except OSError:
-            self.socket.close()
-            raise
-        self._file = self.socket.makefile("rb")
-
-    def __enter__(self) -> Client:  # noqa: PYI034 - Self is of 3.11
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave."""
-        self._file.close()
-        self.socket.close()
-
-    def send(self, raw: bytes) -> None:
-        """Say something; that the other side has left already is no matter."""
-        with contextlib.suppress(ConnectionError):
-            self.socket.sendall(raw)
-
-    def receive(self, *, body: bool = True) -> Reply:
-        """Take one answer; `body` False: to a HEAD."""
-        status = int(self._file.readline().split()[1])
-        headers = {}
-        while line := self._file.readline().strip():
-            name, _, value = line.decode("latin-1").partition(":")
-            headers[name.lower()] = value.strip()
-        return Reply(status, headers, self._file.read(int(headers["content-length"])) if body else b"")
-
-    def ask(self, raw: bytes = GET, *, body: bool = True) -> Reply:
-        """Ask and take the answer."""
-        self.send(raw)
-        return self.receive(body=body)
-
-    def rest(self) -> bytes:
-        """Everything until the other side closes."""
-        found = b""
-        with contextlib.suppress(ConnectionError):
-            while piece := self._file.read1(65_536):
-                found += piece
-        return found
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the other side still holds the connection, as far as is known here."""
-        self.socket.setblocking(False)  # noqa: FBT003
-        try:
-            return bool(self.socket.recv(1))
-        except BlockingIOError:
-            return True
-        except ConnectionError:
-            return False
-        finally:
-            self.socket.settimeout(PATIENCE)
-
-
-def comes_true(condition: Callable[[], bool], deadline: float = PATIENCE) -> bool:
-    """Whether a condition holds before the deadline."""
-    end = time.monotonic() + deadline
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def descriptors() -> int:
-    """How many this process holds: clients and server together."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 # --- the good -------------------------------------------------------------------------------------
@@ -405,7 +269,7 @@ def test_a_client_that_speaks_tls_is_told_so_at_once(port: int) -> None:
 def test_a_head_beyond_its_cap_is_refused_before_it_ends(port: int) -> None:
     """With 431 (RFC 6585): it need not come to an end for us to stop listening."""
     with Client(port) as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: here\r\nX: " + b"a" * (MOST_HEADER_BYTES + 1))
+        client.send(b"GET / HTTP/1.1\r\nHost: here\r\nX: " + b"a" * (LIMITS.header_bytes + 1))
 
         assert client.receive().status in (400, 431)
 
@@ -413,7 +277,7 @@ def test_a_head_beyond_its_cap_is_refused_before_it_ends(port: int) -> None:
 def test_a_head_just_below_its_cap_is_served(port: int) -> None:
     """Cookies of a proxy in front may be long."""
     with Client(port) as client:
-        reply = client.ask(b"GET / HTTP/1.1\r\nHost: here\r\nX: " + b"a" * (MOST_HEADER_BYTES - 100) + b"\r\n\r\n")
+        reply = client.ask(b"GET / HTTP/1.1\r\nHost: here\r\nX: " + b"a" * (LIMITS.header_bytes - 100) + b"\r\n\r\n")
 
     assert reply.status == 200
 
@@ -422,7 +286,7 @@ def test_a_body_beyond_its_cap_is_refused(port: int) -> None:
     """Nobody who may only read has 64 KiB to say."""
     with Client(port) as client:
         client.send(b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
-        client.send((b"1000\r\n" + b"a" * 0x1000 + b"\r\n") * (MOST_BODY_BYTES // 0x1000 + 1))
+        client.send((b"1000\r\n" + b"a" * 0x1000 + b"\r\n") * (LIMITS.body_bytes // 0x1000 + 1))
 
         assert client.receive().status == 413
 
@@ -467,7 +331,7 @@ def test_one_who_sends_a_byte_at_a_time_is_cut_off_at_the_deadline() -> None:
             except ConnectionError:
                 break
 
-    assert time.monotonic() - began < REQUEST_SECONDS + 3
+    assert time.monotonic() - began < LIMITS.request_seconds + 3
 
 
 def test_one_who_does_not_take_the_answer_is_cut_off_at_the_deadline() -> None:
@@ -478,10 +342,10 @@ def test_one_who_does_not_take_the_answer_is_cut_off_at_the_deadline() -> None:
         began = time.monotonic()
 
         client.send(b"GET /long HTTP/1.1\r\nHost: here\r\n\r\n")
-        let_go = comes_true(lambda: descriptors() < before, ANSWER_SECONDS + 5)
+        let_go = comes_true(lambda: descriptors() < before, LIMITS.answer_seconds + 5)
 
     assert let_go
-    assert time.monotonic() - began > ANSWER_SECONDS / 2
+    assert time.monotonic() - began > LIMITS.answer_seconds / 2
 
 
 @contextlib.contextmanager
@@ -506,7 +370,7 @@ def test_a_burst_is_queued_while_an_answer_is_being_made() -> None:
 
     with serving(slow) as port, Client(port) as client, contextlib.ExitStack() as stack:
         client.send(b"GET /slow HTTP/1.1\r\nHost: here\r\n\r\n")
-        waiting = [stack.enter_context(socket.socket()) for _ in range(BACKLOG - 6)]
+        waiting = [stack.enter_context(socket.socket()) for _ in range(min(BACKLOG - 6, 500))]
         for one in waiting:
             one.setblocking(False)  # noqa: FBT003
             one.connect_ex((LOCAL, port))
@@ -540,7 +404,7 @@ def test_a_good_scrape_is_served_among_400_that_wait(port: int, words: bytes) ->
 
 def test_a_full_house_lets_the_one_go_that_waited_longest() -> None:
     """Whoever would block it for good is himself the first to go."""
-    with serving() as port, crowd(port, MOST_CLIENTS) as waiting, Client(port) as newcomer:
+    with serving() as port, crowd(port, LIMITS.clients) as waiting, Client(port) as newcomer:
         assert newcomer.ask().status == 200
         assert comes_true(lambda: not waiting[0].is_open)
         assert waiting[-1].is_open
@@ -548,7 +412,7 @@ def test_a_full_house_lets_the_one_go_that_waited_longest() -> None:
 
 def test_one_who_was_active_is_not_the_one_that_waited_longest() -> None:
     """A scraper's kept connection outlives a flood of silent ones that came later."""
-    with serving() as port, Client(port) as scraper, crowd(port, MOST_CLIENTS - 1) as waiting:
+    with serving() as port, Client(port) as scraper, crowd(port, LIMITS.clients - 1) as waiting:
         assert scraper.ask().status == 200
 
         with Client(port) as newcomer:
@@ -561,7 +425,7 @@ def test_one_who_was_active_is_not_the_one_that_waited_longest() -> None:
 def test_those_who_have_left_do_not_count() -> None:
     """A day of scrapes without keep-alive must not push out the one who waits."""
     with serving() as port, Client(port) as waiting:
-        for _ in range(MOST_CLIENTS + 20):
+        for _ in range(LIMITS.clients + 20):
             with Client(port) as client:
                 client.ask(b"GET / HTTP/1.0\r\n\r\n")
 
@@ -570,10 +434,10 @@ def test_those_who_have_left_do_not_count() -> None:
 
 def test_never_more_than_the_most_are_held() -> None:
     """However fast they come: a burst must not slip past the bound while the evicted are still leaving."""
-    with serving() as port, crowd(port, MOST_CLIENTS + 200) as clients, Client(port) as newcomer:
+    with serving() as port, crowd(port, LIMITS.clients + 200) as clients, Client(port) as newcomer:
         assert newcomer.ask().status == 200
 
-        assert comes_true(lambda: sum(client.is_open for client in clients) < MOST_CLIENTS, deadline=3.0)
+        assert comes_true(lambda: sum(client.is_open for client in clients) < LIMITS.clients, deadline=3.0)
 
 
 def test_descriptors_are_back_when_the_crowd_has_left(port: int) -> None:
@@ -585,6 +449,41 @@ def test_descriptors_are_back_when_the_crowd_has_left(port: int) -> None:
             pass
 
     assert comes_true(lambda: descriptors() <= before)
+
+
+def test_one_who_sends_many_requests_at_once_has_not_all_the_turns() -> None:
+    """A thousand in one connection, and a scraper that comes in between."""
+    answered: list[str] = []
+
+    def note(request: Request) -> Response:
+        answered.append(request.path)
+        time.sleep(0.002)  # an answer takes its time
+        return echo(request)
+
+    with serving(note) as port, Client(port) as greedy, Client(port) as scraper:
+        scraper.ask()
+        greedy.send(b"GET /greedy HTTP/1.1\r\nHost: here\r\n\r\n" * 300)
+        greedy.receive()
+        scraper.ask(b"GET /scraper HTTP/1.1\r\nHost: here\r\n\r\n")
+
+        assert answered.index("/scraper") < 250
+
+
+def test_those_who_had_to_leave_are_forgotten_at_once() -> None:
+    """Thousands of them must not wait for the garbage collector."""
+    with serving(limits=Limits(clients=10)) as port:
+        gc.collect()
+        gc.disable()
+        try:
+            with crowd(port, 300), Client(port) as last:
+                assert last.ask().status == 200
+                assert comes_true(lambda: _tasks() < 30, deadline=3.0)
+        finally:
+            gc.enable()
+
+
+def _tasks() -> int:
+    return sum(isinstance(thing, asyncio.Task) for thing in gc.get_objects())
 
 
 # --- who answers ----------------------------------------------------------------------------------

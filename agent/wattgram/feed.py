@@ -13,7 +13,7 @@ from threading import Lock
 
 from wattgram.accountant import Accountant
 from wattgram.meter import Meter
-from wattgram.model import Device, Health, Instant, Intensity, Reading, Sample
+from wattgram.model import Cost, Device, Health, Instant, Intensity, Reading, Sample
 from wattgram.ports import Asking, Clock, Costly, Paused, Provider, ReadFailed, Source, Unavailable
 from wattgram.silence import Silences
 from wattgram.tariff import Tariff
@@ -130,6 +130,7 @@ class SourceFeed:
         self._given_up: set[str] = set()
         self._asleep = clock.asleep()
         self._silences = Silences(name, clock)
+        self._spent: Cost | None = None
         self._pause: Paused | None = None
         self._pause_ends = math.inf
         self._next: tuple[Callable[[], Source], float] | None = None
@@ -162,10 +163,8 @@ class SourceFeed:
             raise ReadFailed(sample.failed[0].reason, "timeout")
 
     def observe(self, health: Health) -> Health:
-        """Add which devices do not answer, and what the source's own process used, if it has one."""
-        source: object = self.source
-        health = replace(health, unanswered=self._silences.unanswered())
-        return replace(health, child=source.cost()) if isinstance(source, Costly) else health
+        """Add which devices do not answer, and what the source's own processes used, if it has any."""
+        return replace(health, unanswered=self._silences.unanswered(), child=self._cost())
 
     def pause(self, until: Instant | None) -> None:
         """Let go of the hardware from the next turn on, until a moment or `resume`."""
@@ -191,9 +190,19 @@ class SourceFeed:
 
     def close(self) -> None:
         """Let go of the source."""
+        cost = self._cost()
         source, self.source = self.source, None
+        self._spent = cost and replace(cost, resident_bytes=0)
         if source is not None:
             source.close()
+
+    def _cost(self) -> Cost | None:
+        """What the source's processes used, those before it included; None: it has none, or never said."""
+        source: object = self.source
+        now = source.cost() if isinstance(source, Costly) else None
+        if now is None or self._spent is None:
+            return now or self._spent
+        return replace(now, cpu_seconds=now.cpu_seconds + self._spent.cpu_seconds)
 
     def _rest_if_told(self) -> None:
         """Raise Paused while the user wants the hardware left alone."""

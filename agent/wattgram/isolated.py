@@ -240,8 +240,8 @@ class _Child:
     def ask(self, request: Request, seconds: float) -> Reply:
         """Return the reply to this request within so many seconds.
 
-        While an older one of the same kind is unanswered nothing new is asked, and its late answer is the reply: it says
-        when it was read, and holds samples that the driver shows once.
+        While an older one is unanswered nothing new is asked, and its late answer is the reply: it says when it was
+        read, and holds samples that the driver shows once.
         """
         deadline = time.monotonic() + seconds
         if not self._owed:

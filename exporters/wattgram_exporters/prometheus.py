@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from wattgram.model import Snapshot
-from wattgram.ports import ConfigError, Snapshots
+from wattgram.ports import Snapshots
 from wattgram_exporters import encoding, page, status
 from wattgram_exporters.families import families
+from wattgram_exporters.guard import Guard
 from wattgram_exporters.server import Request, Response, Server
 
 
 def open_exporter(listen: str, snapshots: Snapshots, config_file: str = "") -> PrometheusExporter:
-    """Return the exporter; it listens when started."""
-    check_web_config(config_file)
-    return PrometheusExporter(listen, snapshots)
+    """Return the exporter, which listens when started; raise ConfigError when its web.config.yml cannot be used."""
+    return PrometheusExporter(listen, snapshots, Guard(config_file))
 
 
 def check_web_config(path: str) -> None:
-    """Raise ConfigError when a web.config.yml cannot be used."""
-    if path:
-        raise ConfigError(f'web.config_file = "{path}": TLS and passwords are not built in yet; leave it empty')
+    """Raise ConfigError when a web.config.yml, or a file that it names, cannot be used."""
+    Guard(path).close()
 
 
 def gauges(snapshot: Snapshot) -> bytes:
@@ -35,10 +34,11 @@ RENDERERS: dict[str, Callable[[Snapshot], bytes]] = {"prometheus": gauges, "json
 class PrometheusExporter:
     """Routes requests to what shows a snapshot. Nothing here changes anything."""
 
-    def __init__(self, listen: str, snapshots: Snapshots) -> None:
+    def __init__(self, listen: str, snapshots: Snapshots, guard: Guard | None = None) -> None:
         self._snapshots = snapshots
         self._encode = encoding.Encoder()
-        self._server = Server(listen, self.answer)
+        self._guard = guard or Guard()
+        self._server = Server(listen, self.answer, guard=self._guard)
         self._routes: dict[str, Callable[[Request], Response]] = {
             "/": self._page,
             "/metrics": self._metrics,
@@ -50,13 +50,13 @@ class PrometheusExporter:
 
     @property
     def scheme(self) -> str:
-        """`https` or `http`."""
-        return "http"
+        """`https` or `http`; it does not change."""
+        return "https" if self._guard.is_tls else "http"
 
     @property
     def is_open(self) -> bool:
         """Whether anybody may look, without a password or a certificate of the client."""
-        return True
+        return self._guard.is_open
 
     def start(self) -> None:
         """Listen; raise ConfigError when the address cannot be had."""

@@ -1,69 +1,91 @@
-"""A small HTTP server with bounds: one event loop in one daemon thread, h11 to parse, GET and HEAD only.
+"""A small HTTP server with bounds: one event loop in one daemon thread, GET and HEAD only, TLS and passwords on wish.
 
-A connection that has sent no full request holds a socket and nothing else. At most MOST_CLIENTS at a time, the one
-that has waited longest is closed for a new one; a request must be complete, and an answer taken, within a deadline.
+A connection that has sent no full request holds a socket and nothing else: no thread, and no TLS state before its first
+byte. At most `Limits.clients` at a time, the idlest is closed for a new one; a request must be complete, and an answer
+taken, within a deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import resource
 import socket
+import ssl
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from http import HTTPStatus
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import h11
 
 from wattgram.ports import ConfigError
+from wattgram_exporters import exchange
+from wattgram_exporters.exchange import Request, Response
+from wattgram_exporters.guard import Guard
+from wattgram_exporters.places import Places
+from wattgram_exporters.streams import TLS_HANDSHAKE, Plain, Stream, Tls
 
-MOST_CLIENTS = 512
-MOST_HEADER_BYTES = 16_384
-MOST_BODY_BYTES = 65_536
-REQUEST_SECONDS = 5.0
-IDLE_SECONDS = 90.0
-ANSWER_SECONDS = 10.0
+__all__ = ["Limits", "Request", "Response", "Server"]
+
 START_SECONDS, STOP_SECONDS = 5.0, 0.4
-ROUNDS_TO_CLOSE = 3
-BACKLOG = 256
+LINGER_SECONDS = 1.0
+BACKLOG = 1024  # or as many as net.core.somaxconn allows
+RESERVE = 64  # descriptors that are not for clients: sources, files, the loop's own
+LEAST_CLIENTS = 8
+ACCEPTED_AT_ONCE = 64
+ACCEPT_PAUSE, CALM_SECONDS = 0.1, 5.0
+_WRONG = b"Client sent an HTTP request to an HTTPS server.\n"
+WRONG_PORT = (
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(_WRONG), _WRONG)
+)
 
 log = logging.getLogger("wattgram")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked, as far as we care."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What strangers may cost: connections, of those in TLS, bytes of a request, seconds of each step."""
 
-    method: str
-    path: str
-    query: Mapping[str, list[str]]
-    headers: Mapping[str, str]
+    clients: int = 512
+    tls_clients: int = 32
+    header_bytes: int = 16_384
+    body_bytes: int = 65_536
+    handshake_seconds: float = 5.0
+    request_seconds: float = 5.0
+    idle_seconds: float = 90.0
+    answer_seconds: float = 10.0
 
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What is answered."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    def within(self, descriptors: int) -> int:
+        """Return how many clients a process may have that may hold so many descriptors."""
+        return min(self.clients, max(LEAST_CLIENTS, descriptors - RESERVE))
 
 
 class Server:
     """Answers requests on one address with `answer`, which must be quick and is called from the loop's thread."""
 
-    def __init__(self, listen: str, answer: Callable[[Request], Response]) -> None:
+    def __init__(
+        self,
+        listen: str,
+        answer: Callable[[Request], Response],
+        limits: Limits | None = None,
+        guard: Guard | None = None,
+    ) -> None:
         self._listen = listen
         self._answer = answer
+        self._limits = limits or Limits()
+        self._guard = guard or Guard()
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
-        self._clients: dict[asyncio.StreamWriter, None] = {}
+        self._clients: Places[asyncio.Task[None]] = Places(self._limits.within(_descriptors()))
+        self._in_tls: Places[asyncio.Task[None]] = Places(self._limits.tls_clients)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._refused_at: float | None = None  # when the system last gave us no descriptor; said once, until it is calm
         self._thread: threading.Thread | None = None
         self._serving = threading.Event()
 
@@ -71,10 +93,9 @@ class Server:
         """Take the address and serve it; raise ConfigError when it cannot be had."""
         host, _, port = self._listen.rpartition(":")
         host = host.strip("[]")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             host.encode("idna")  # the socket would refuse such a name with an error of another kind, and leak
-            self._socket = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
+            self._socket = _listening(host, int(port))
         except (OSError, OverflowError, UnicodeError) as error:
             raise ConfigError(
                 f'web.listen = "{self._listen}": {_cause(error)}; '
@@ -92,66 +113,166 @@ class Server:
             self._thread.join(STOP_SECONDS)
         if self._socket is not None:
             self._socket.close()
+        self._guard.close()
+
+    # --- who comes in ---------------------------------------------------------------------------
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        server = await asyncio.start_server(self._client, sock=self._socket, limit=MOST_HEADER_BYTES, backlog=BACKLOG)
+        assert self._socket is not None
+        self._socket.setblocking(False)  # noqa: FBT003 - the library's signature
+        self._loop.add_reader(self._socket, self._accept)
         self._serving.set()
         await self._stopping.wait()
-        server.close()
-        for _ in range(ROUNDS_TO_CLOSE):  # those accepted in the last moment become clients only now
-            await asyncio.sleep(0)
-            for writer in self._clients:
-                writer.transport.abort()
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        for task in self._tasks:
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
 
-    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._admit(writer)
-        # An answer is taken when the kernel has all of it: what is left in our buffer would go with the connection.
-        writer.transport.set_write_buffer_limits(high=0)
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEADER_BYTES)
-        try:
-            while await self._exchange(connection, reader, writer) and writer in self._clients:
-                self._clients[writer] = self._clients.pop(writer)  # it was active: it waits longest last
-                connection.start_next_cycle()
-        except (OSError, asyncio.TimeoutError, h11.LocalProtocolError):
-            pass  # they left, or took too long; there is nobody to tell
-        finally:
-            self._clients.pop(writer, None)
-            writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+    def _accept(self) -> None:
+        """Take those that knock, a few at a time, so that those inside have their turn."""
+        assert self._loop is not None
+        assert self._socket is not None
+        for taken in range(ACCEPTED_AT_ONCE):
+            try:
+                sock, _ = self._socket.accept()
+            except ConnectionError:
+                continue  # it has left again
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._pause(error, is_full=taken == 0)
+                return
+            if self._refused_at is not None and self._loop.time() - self._refused_at > CALM_SECONDS:
+                self._refused_at = None
+                log.info("connections are accepted again")
+            self._admit(sock)
 
-    def _admit(self, writer: asyncio.StreamWriter) -> None:
-        """Take a newcomer in; the one that has waited longest makes room."""
-        if len(self._clients) >= MOST_CLIENTS:
-            oldest = next(iter(self._clients))
-            del self._clients[oldest]
-            oldest.transport.abort()
-        self._clients[writer] = None
+    def _pause(self, error: OSError, *, is_full: bool) -> None:
+        """Try again in a moment, since a listening socket that stays readable would keep the loop spinning.
+
+        If nobody came in, the idlest makes room; else it might be one who came just now, and was not served yet.
+        """
+        assert self._loop is not None
+        assert self._socket is not None
+        if self._refused_at is None:
+            remedy = "raise the limit of open files (LimitNOFILE=)" if error.errno == errno.EMFILE else "will try again"
+            log.warning("no connection is accepted: %s, with %d clients; %s", _cause(error), len(self._clients), remedy)
+        self._refused_at = self._loop.time()
+        if is_full and (idlest := self._clients.idlest()):
+            idlest.cancel()
+        self._loop.remove_reader(self._socket)
+        self._loop.call_later(ACCEPT_PAUSE, self._listen_again)
+
+    def _listen_again(self) -> None:
+        assert self._loop is not None
+        assert self._socket is not None
+        if self._socket.fileno() >= 0:  # it was not stopped meanwhile
+            self._loop.add_reader(self._socket, self._accept)
+
+    def _admit(self, sock: socket.socket) -> None:
+        """Take a newcomer in; if there is no place left, the idlest makes room."""
+        assert self._loop is not None
+        sock.setblocking(False)  # noqa: FBT003 - the library's signature
+        with contextlib.suppress(OSError):  # it may have left
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = self._loop.create_task(self._client(sock))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._left, sock))
+        if idlest := self._clients.enter(task):
+            idlest.cancel()
+
+    def _left(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        """Forget a client. Its socket is closed here, since a task cancelled before its first step never ran."""
+        sock.close()
+        self._tasks.discard(task)
+        self._clients.leave(task)
+        self._in_tls.leave(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("bug: a connection broke", exc_info=error)
+
+    @contextlib.contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        """Close the connection at a deadline: there is nobody to tell."""
         task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        assert task is not None
+        deadline = asyncio.get_running_loop().call_later(seconds, task.cancel)
+        try:
+            yield
+        finally:
+            deadline.cancel()
 
-    async def _exchange(
-        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
+    # --- one connection -------------------------------------------------------------------------
+
+    async def _client(self, sock: socket.socket) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        plain = Plain(sock)
+        # They left, broke off, or had to leave: there is nobody to tell. A cancellation ends here too, since a task
+        # that keeps one is part of a cycle, and thousands of them would wait for the garbage collector.
+        with contextlib.suppress(OSError, h11.LocalProtocolError, asyncio.CancelledError):
+            stream = await self._secured(plain, task) if self._guard.is_tls else plain
+            if stream:
+                await self._converse(stream, task)
+            with self._within(LINGER_SECONDS):
+                if isinstance(stream, Tls):
+                    await stream.farewell()
+                    self._in_tls.leave(task)
+                await plain.part()
+
+    async def _secured(self, plain: Plain, task: asyncio.Task[None]) -> Tls | None:
+        """The same bytes in TLS, of which nothing exists before the first has come; None: they were refused."""
+        with self._within(self._limits.handshake_seconds):
+            first = await plain.first_byte()
+            if first != TLS_HANDSHAKE:
+                await plain.send([WRONG_PORT] if first else [])
+                return None
+            if idlest := self._in_tls.enter(task):
+                idlest.cancel()
+            stream = Tls(plain, self._guard.context())
+            try:
+                await stream.shake_hands()
+            except ssl.SSLError:  # they have been told
+                self._in_tls.leave(task)
+                return None
+        if not self._guard.admits(stream.names):
+            self._in_tls.leave(task)
+            return None
+        self._in_tls.served(task)
+        return stream
+
+    async def _converse(self, stream: Stream, task: asyncio.Task[None]) -> None:
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.header_bytes)
+        while await self._exchange(connection, stream, task) and task in self._clients:
+            connection.start_next_cycle()
+            await asyncio.sleep(0)  # one who sends many requests at once must not have all the turns
+
+    async def _exchange(self, connection: h11.Connection, stream: Stream, task: asyncio.Task[None]) -> bool:
         """Take one request and answer it; return whether the connection may take another."""
+        request: Request | None = None
         try:
             if not connection.trailing_data[0]:  # else the next request has come with the last one
-                connection.receive_data(await asyncio.wait_for(reader.read(MOST_HEADER_BYTES), IDLE_SECONDS))
-            request = await asyncio.wait_for(_request(connection, reader), REQUEST_SECONDS)
+                with self._within(self._limits.idle_seconds):
+                    connection.receive_data(await stream.read())
+            with self._within(self._limits.request_seconds):
+                request = await exchange.take(connection, stream.read, self._limits.body_bytes)
         except h11.RemoteProtocolError as error:
             response = Response(error.error_status_hint or 400, b"bad request\n")
-            request = None
         else:
             if request is None:
                 return False
-            response = self._respond(request)
-        _send(connection, writer, request, response)
-        await asyncio.wait_for(writer.drain(), ANSWER_SECONDS)
-        return connection.our_state is h11.DONE and connection.their_state is h11.DONE
+            with self._within(self._limits.answer_seconds):
+                response = await self._guard.refusal(request) or self._respond(request)
+        pieces = exchange.written(connection, request, self._guard.dressed(response))
+        with self._within(self._limits.answer_seconds):
+            await stream.send(pieces)
+        if response.status < 400:  # noqa: PLR2004 - one who was refused is a stranger still
+            self._clients.served(task)
+            self._in_tls.served(task)
+        return exchange.keeps(connection)
 
     def _respond(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
@@ -164,65 +285,20 @@ class Server:
             return Response(500, b"internal error, see the log\n")
 
 
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket on that address; `::` is every address, of both kinds."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+
+
+def _descriptors() -> int:
+    """How many descriptors this process may hold."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
+
+
 def _cause(error: Exception) -> str:
     """The plain words of an error number: the library adds the address, which stands there already."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if number and number > 0 else str(error)
-
-
-async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
-    """Return the next complete request; None when the other side has left."""
-    head: h11.Request | None = None
-    body = 0
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(MOST_HEADER_BYTES))
-        elif isinstance(event, h11.Request):
-            head = event
-            if connection.they_are_waiting_for_100_continue:
-                return _parsed(head)  # no answer of ours depends on a body
-        elif isinstance(event, h11.Data):
-            body += len(event.data)
-            if body > MOST_BODY_BYTES:
-                raise h11.RemoteProtocolError("too large a body", error_status_hint=413)
-        elif isinstance(event, h11.EndOfMessage) and head is not None:
-            return _parsed(head)
-        else:
-            return None
-
-
-def _parsed(head: h11.Request) -> Request:
-    target = head.target.decode("ascii", "replace")
-    try:
-        parts = urlsplit(target)
-        query = parse_qs(parts.query, max_num_fields=100)
-    except ValueError as error:
-        raise h11.RemoteProtocolError("bad target", error_status_hint=400) from error
-    headers: dict[str, str] = {}
-    for raw, value in head.headers:  # a list may come in several lines (RFC 9110, 5.3)
-        name = raw.decode("ascii", "replace")
-        headers[name] = ", ".join(filter(None, (headers.get(name), value.decode("latin-1"))))
-    return Request(head.method.decode("ascii", "replace"), parts.path, query, headers)
-
-
-def _send(
-    connection: h11.Connection, writer: asyncio.StreamWriter, request: Request | None, response: Response
-) -> None:
-    if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-        return
-    headers = [
-        ("Content-Length", str(len(response.body))),
-        ("X-Content-Type-Options", "nosniff"),
-        *response.headers.items(),
-    ]
-    if "Content-Type" not in response.headers:
-        headers.append(("Content-Type", "text/plain; charset=utf-8"))
-    if request is None:
-        headers.append(("Connection", "close"))
-    phrase = HTTPStatus(response.status).phrase
-    head = connection.send(h11.Response(status_code=response.status, reason=phrase, headers=headers)) or b""
-    body = response.body if request is None or request.method != "HEAD" else b""
-    data = connection.send(h11.Data(data=body)) if body else b""
-    end = connection.send(h11.EndOfMessage())
-    writer.write(head + (data or b"") + (end or b""))

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import functools
 import http.client
 import json
-import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -19,15 +15,13 @@ from types import TracebackType
 from typing import Any, final
 from urllib.parse import urlencode
 
-import pytest
+from standin import debian
+from standin.debian import ToolsMissing
 
-_CACHE = Path(__file__).resolve().parents[2] / ".cache/prometheus-tools"
+__all__ = ["Prometheus", "QueryFailed", "Result", "Series", "Tools", "ToolsMissing"]
+
 _NAMES = ("prometheus", "promtool")
 _START_ATTEMPTS = 5  # port 0 is not supported: somebody may take the free port first
-
-
-class ToolsMissing(Exception):  # noqa: N818
-    """Neither installed nor fetched; the message says why."""
 
 
 class QueryFailed(Exception):  # noqa: N818
@@ -64,86 +58,16 @@ class Series:
 
 def tools() -> Tools:
     """Return both programs, from $PATH, the cache or the distribution's archive; ToolsMissing says why not."""
-    found = _found()
-    if isinstance(found, str):
-        raise ToolsMissing(found)
-    return found
+    return Tools(*debian.programs("prometheus", _NAMES))
 
 
 def tools_or_skip() -> Tools:
     """Skip the calling test with the reason; under CI fail it, since there a skip would go unseen."""
-    try:
-        return tools()
-    except ToolsMissing as e:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(e))
-        pytest.skip(str(e))
-
-
-@functools.cache
-def _found() -> Tools | str:
-    """Tools or the reason; asked once a process, since without a network each try takes its time."""
-    paths = [shutil.which(name) for name in _NAMES]
-    if all(paths):
-        return Tools(*(Path(path) for path in paths if path))
-    try:
-        return _cached(Path(os.environ.get("WATTGRAM_TOOLS") or _CACHE))
-    except subprocess.CalledProcessError as e:
-        command = " ".join(word for word in e.cmd if not word.startswith("-"))
-        return f"no Prometheus: {command} failed: {e.stderr.strip()[-500:]}"
-    except (OSError, subprocess.TimeoutExpired, ToolsMissing) as e:
-        return f"no Prometheus: {e}"
+    return Tools(*debian.programs_or_skip("prometheus", _NAMES))
 
 
 def _cached(cache: Path) -> Tools:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with cache.with_name(f"{cache.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not cache.is_dir():
-            _fetch(cache)
-    found = Tools(*(cache / name for name in _NAMES))
-    if not (found.prometheus.is_file() and found.promtool.is_file()):
-        raise ToolsMissing(f"{cache} does not hold {' and '.join(_NAMES)}")
-    return found
-
-
-def _fetch(cache: Path) -> None:
-    """Let the cache appear only when complete."""
-    building = Path(tempfile.mkdtemp(prefix=f".{cache.name}-", dir=cache.parent))
-    try:
-        complete = building / "complete"
-        complete.mkdir()
-        for path in _unpacked(building):
-            path.rename(complete / path.name)
-        complete.chmod(0o755)
-        complete.rename(cache)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _unpacked(building: Path) -> list[Path]:
-    """Both programs out of the package; apt keeps its state below `building`, so that no root is needed."""
-    for folder in ("state/lists/partial", "cache/archives/partial", "tree"):
-        (building / folder).mkdir(parents=True)
-    settings = {
-        "Dir::State": building / "state",
-        "Dir::State::status": "/var/lib/dpkg/status",
-        "Dir::Cache": building / "cache",
-        "APT::Sandbox::User": "root",
-        "Acquire::Languages": "none",
-        "Acquire::Retries": "1",
-        "Acquire::http::Timeout": "20",
-    }
-    apt = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in settings.items())]
-    _ran([*apt, "update"], building)
-    _ran([*apt, "download", "prometheus"], building)
-    for package in building.glob("*.deb"):
-        _ran(["dpkg", "-x", str(package), "tree"], building)
-    return [building / "tree/usr/bin" / name for name in _NAMES]
-
-
-def _ran(command: Sequence[str], directory: Path) -> None:
-    subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, timeout=120)
+    return Tools(*debian.cached(cache, "prometheus", _NAMES))
 
 
 # --- promtool -------------------------------------------------------------------------------------
@@ -154,6 +78,11 @@ def check_metrics(text: str) -> list[str]:
     done = _promtool("check", "metrics", text=text)
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     return said if said or done.returncode == 0 else [f"promtool left with {done.returncode}"]
+
+
+def check_web_config(path: Path) -> str | None:
+    """Return what `promtool check web-config` refuses in a file; None: nothing."""
+    return _refusal(_promtool("check", "web-config", str(path)))
 
 
 def check_rules(text: str) -> str | None:
