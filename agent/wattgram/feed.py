@@ -134,6 +134,7 @@ class SourceFeed:
         self._pause: Paused | None = None
         self._pause_ends = math.inf
         self._next: tuple[Callable[[], Source], float] | None = None
+        self._costly: Costly | None = None
         self.source: Source | None = None
 
     def __call__(self) -> None:
@@ -147,6 +148,7 @@ class SourceFeed:
         try:
             if self.source is None:
                 self.source = self._opener()
+                self._costly = self.source if isinstance(self.source, Costly) else None
             sample = self.source.read()
         except Unavailable as missing:
             self._claims.withdraw(self._name)
@@ -191,15 +193,14 @@ class SourceFeed:
     def close(self) -> None:
         """Let go of the source."""
         cost = self._cost()
-        source, self.source = self.source, None
+        source, self.source, self._costly = self.source, None, None
         self._spent = cost and replace(cost, resident_bytes=0)
         if source is not None:
             source.close()
 
     def _cost(self) -> Cost | None:
         """What the source's processes used, those before it included; None: it has none, or never said."""
-        source: object = self.source
-        now = source.cost() if isinstance(source, Costly) else None
+        now = self._costly.cost() if self._costly is not None else None
         if now is None or self._spent is None:
             return now or self._spent
         return replace(now, cpu_seconds=now.cpu_seconds + self._spent.cpu_seconds)

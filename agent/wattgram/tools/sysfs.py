@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 from wattgram.ports import ReadFailed
@@ -17,14 +18,17 @@ def read_text(path: Path) -> str:
     A refusal comes on open or on read; both are the same news.
     """
     try:
-        with path.open("rb", buffering=0) as file:
-            content = file.read(PAGE_BYTES)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            content = os.read(descriptor, PAGE_BYTES)
+        finally:
+            os.close(descriptor)
     except PermissionError as error:
         raise ReadFailed(f"{path}: permission denied", "auth") from error
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "error")
         raise ReadFailed(f"{path}: {name} ({error.strerror})", "server") from error
-    return (content or b"").decode("utf-8", "replace").strip()
+    return content.decode("utf-8", "replace").strip()
 
 
 def read_count(path: Path) -> int:

@@ -195,7 +195,7 @@ class NvmlSource:
             self._bell.ring()
 
     def _read(self, gpu: _Gpu) -> Reading:
-        if gpu.device is not None and self._is_suspended(gpu.device):
+        if gpu.device is not None and _is_suspended(gpu.sleeps):
             raise _Suspended(f"{gpu.device.id} is suspended, and is not woken")
         if gpu.handle is None:
             self._identify(gpu)
@@ -243,6 +243,7 @@ class NvmlSource:
         device = replace(device, gain=wanted.gain, offset_watts=wanted.offset_w)
         gpu.serial = self._binding.serial(handle)
         gpu.device = self._placed(device, gpu.serial) if self._opened else device
+        gpu.sleeps = self._sysfs / "bus" / "pci" / "devices" / device.pci_bus_id / "power" / "runtime_status"
         gpu.handle = handle
 
     def _placed(self, device: Device, serial: str) -> Device:
@@ -252,13 +253,13 @@ class NvmlSource:
         with self._news:
             return replace(device, module=self._modules.setdefault(serial, f"module-{len(self._modules)}"))
 
-    def _is_suspended(self, device: Device) -> bool:
-        """Whether the kernel has put the card to sleep; any NVML call would wake it."""
-        try:
-            status = read_text(self._sysfs / "bus" / "pci" / "devices" / device.pci_bus_id / "power" / "runtime_status")
-        except ReadFailed:
-            return False
-        return status == "suspended"
+
+def _is_suspended(runtime_status: Path) -> bool:
+    """Whether the kernel has put a card to sleep; any NVML call would wake it."""
+    try:
+        return read_text(runtime_status) == "suspended"
+    except ReadFailed:
+        return False
 
 
 def module_rest(readings: Sequence[Reading], modules: Mapping[Device, float | None]) -> Iterator[Reading]:
@@ -300,6 +301,7 @@ class _Gpu:
         self.index = index
         self.driver = driver
         self.handle: Any = None
+        self.sleeps = Path()
         self.device: Device | None = None
         self.serial = ""
         self.ring = Ring()
