@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import threading
 import traceback
@@ -40,7 +41,7 @@ class App:
         self._clock = clock
         self._notifier = Notifier(environ)
         self._directory = RunDirectory(config.web.listen, environ)
-        self.ledger = Ledger(clock, cost=own_cost)
+        self.ledger = Ledger(clock, cost=own_cost, host=platform.node())
         watchdog = Watchdog(self._notifier, watchdog_seconds(environ))
         self._crew = Crew(config, clock, environ, self.ledger, watchdog, self._not_there)
         self._code: int | None = None

@@ -107,8 +107,10 @@ class Ledger:
         cost: Callable[[], Cost | None] = lambda: None,
         provenances: Iterable[tuple[str, str]] = (("none", "none"),),
         constants: Constants | None = None,
+        host: str = "",
     ) -> None:
         self._clock = clock
+        self._host = host
         self._view = view
         self._cost = cost
         self._provenances = tuple(provenances)
@@ -206,6 +208,7 @@ class Ledger:
             reload=self._reload,
             cost=cost,
             notes=self._notes,
+            host=self._host,
         )
 
     def _show(self, entry: Entry, reading: Reading) -> None:

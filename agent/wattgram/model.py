@@ -391,7 +391,9 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that an exporter ever sees; taking it has no effect. `grid` None: no zone is configured."""
+    """All that an exporter ever sees; taking it has no effect. `grid` None: no zone is configured; `host` names this
+    server for people.
+    """
 
     at: Instant
     started: Instant
@@ -406,6 +408,7 @@ class Snapshot:
     reload: Reload | None = None
     cost: Cost | None = None
     notes: tuple[str, ...] = ()
+    host: str = ""
 
     @property
     def awaited(self) -> tuple[str, ...]:

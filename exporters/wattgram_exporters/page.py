@@ -54,12 +54,18 @@ def render(snapshot: Snapshot) -> str:
 def _title(snapshot: Snapshot) -> str:
     known = _watts_now(snapshot)
     mark = "! " if health.is_troubled(snapshot) else ""
-    return f"{mark}wattgram" if known is None else f"{mark}{' '.join(watts(known))} - wattgram"
+    name = plain(snapshot.host) or "wattgram"
+    return f"{mark}{name}" if known is None else f"{mark}{' '.join(watts(known))} - {name}"
+
+
+def _name(snapshot: Snapshot) -> str:
+    """Ours, and the server's: a wall may show several."""
+    return f"wattgram · {words(snapshot.host)}" if snapshot.host else "wattgram"
 
 
 def _header(snapshot: Snapshot) -> str:
     return (
-        '<header><h1>wattgram</h1><span class="soft">watts in, grams out · version '
+        f'<header><h1>{_name(snapshot)}</h1><span class="soft">watts in, grams out · version '
         f'{words(snapshot.version, 40)}</span><span class="asof">{moment(snapshot.at.wall, "%H:%M:%S UTC")} '
         f"<small>{moment(snapshot.at.wall, '%Y-%m-%d')}</small></span></header>"
     )

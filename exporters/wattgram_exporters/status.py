@@ -15,6 +15,7 @@ def status(snapshot: Snapshot) -> bytes:
     """Return everything in the snapshot; unknown is null or absent, never 0."""
     return _encoded(
         {
+            "host": snapshot.host or None,
             "version": snapshot.version,
             "python": snapshot.python,
             "at": snapshot.at.wall,
