@@ -101,6 +101,24 @@ def test_what_happens_to_all_is_said_of_the_source_by_its_poller(house: House, l
     assert [] == lines
 
 
+def test_a_place_that_was_never_identified_does_not_answer_because_nobody_does(house: House, lines: list[str]) -> None:
+    """A GPU that may not be opened stays silent through an outage of all; it is said once."""
+    nameless = Device("gpu", "gpu 3")
+    meters = Meters(house.clock, GPU)
+    meters.silent = (nameless,)
+    feed = house.feed("nvml", lambda: meters)
+    for _ in range(4):
+        house.turn(feed)
+    meters.trouble = ReadFailed("the driver hangs")
+    for _ in range(4):
+        house.turn(feed)
+    meters.trouble = None
+    for _ in range(4):
+        house.turn(feed)
+
+    assert ["WARNING nvml: gpu 3 does not answer: no answer"] == lines
+
+
 def test_a_device_that_is_not_mentioned_any_more_is_missed(house: House, lines: list[str]) -> None:
     """A driver that came back with one card less."""
     meters = Meters(house.clock, GPU, OTHER)

@@ -47,7 +47,7 @@ class Silences:
         for gap in advance.gaps:
             if gap.device in self._silent:
                 self._silent[gap.device].unmetered += gap.seconds
-        for device in [device for device in self._silent if device not in failed]:
+        for device in [device for device in self._silent if device not in failed] if aloud else ():
             self._returned(device, self._silent.pop(device))
         for device, failure in failed.items() if aloud else ():
             silence = self._silent[device]
