@@ -258,6 +258,14 @@ def test_unknown_power_is_called_unknown() -> None:
     assert not re.search(r"\b0(\.0)? W\b", words)
 
 
+def test_a_component_of_which_nothing_is_known_is_unknown_and_not_zero() -> None:
+    """Paused, or hung: the processors go on, the GPUs draw nobody knows what."""
+    words = text(snapshot(account(watts=None), account("cpu", watts=100.0)))
+
+    assert "GPUs unknown" in words
+    assert "GPUs 0" not in words
+
+
 def test_zero_power_is_zero() -> None:
     """It was measured."""
     words = text(snapshot(account(watts=0.0)))

@@ -81,7 +81,6 @@ class App:
         self._crew.stop()
         exporter.stop()
         self._crew.close()
-        logs.flush()
         return self._code or GOOD
 
     def _introduce(self, exporter: Exporter) -> None:

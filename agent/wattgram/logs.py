@@ -24,7 +24,7 @@ MOST_WAITING = 1000
 # Of one kind of line so many are written in a period; the next one after it says how many were not.
 MOST_OF_A_KIND, PERIOD_SECONDS = 20, 60.0
 MOST_KINDS = 500
-LAST_WORDS_SECONDS = 1.0
+LAST_WORDS_SECONDS = 0.5
 # What journald takes for a line's priority (sd-daemon(3)).
 PRIORITIES = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"), (logging.NOTSET, "<7>"))
 

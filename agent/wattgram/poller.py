@@ -73,6 +73,7 @@ class Poller:
         self._pulse = pulse
         self._pulse_seconds = math.inf if pulse_seconds is None else pulse_seconds
         self._in_a_row = 0
+        self._away = 0
         self._failing = False
         self._failing_since: float | None = None
         self._said: set[str] = set()
@@ -162,16 +163,16 @@ class Poller:
             log.info("%s recovered after %.0f s", self.health.name, now.mono - self._failing_since)
         elif self.health.last_success is None:
             log.info("%s answers", self.health.name)
-        self._failing_since, self._in_a_row, self._not_before = None, 0, -math.inf
-        self._failing, self._empties = False, 0
+        self._failing_since, self._not_before = None, -math.inf
+        self._failing, self._empties, self._in_a_row, self._away = False, 0, 0, 0
         self._said.clear()
         successes = self.health.successes + 1
         self.health = replace(self.health, up=True, last_success=now, error="", remedy="", successes=successes)
 
     def _unavailable(self, missing: Unavailable) -> None:
-        self._in_a_row += 1
+        self._in_a_row, self._away = 0, self._away + 1
         was_here = self.health.last_success is not None
-        wait = GONE.seconds(self._in_a_row) if was_here else REOPEN_SECONDS
+        wait = GONE.seconds(self._away) if was_here else REOPEN_SECONDS
         self._not_before = self._clock.now().mono + wait
         if self._missing is not None and self.health.last_success is None:
             self._missing(missing)

@@ -118,6 +118,13 @@ def _card(name: str, value: str, unit: str, note: str) -> str:
     )
 
 
+def _part(component: str, snapshot: Snapshot) -> float | None:
+    """What is known to be drawn by a component's devices; None: nothing is known of any."""
+    powers = (_power(d, snapshot) for d in snapshot.devices if d.device.component == component)
+    known = [power for power in powers if power is not None]
+    return sum(known) if known else None
+
+
 def _now(snapshot: Snapshot) -> str:
     known = _watts_now(snapshot)
     if not snapshot.devices:
@@ -126,13 +133,11 @@ def _now(snapshot: Snapshot) -> str:
     note = f"now, {shown} of {len(snapshot.devices)} devices"
     if known is None:
         return _card("Power", "unknown", "W", note)
-    parts = {
-        c: sum(_power(d, snapshot) or 0.0 for d in snapshot.devices if d.device.component == c) for c in COMPONENTS
-    }
-    there = {c: part for c, part in parts.items() if any(d.device.component == c for d in snapshot.devices)}
-    bars = "".join(f'<i class="{c}" style="flex:{part:.0f}"></i>' for c, part in there.items() if part >= 1)
+    there = {c: _part(c, snapshot) for c in COMPONENTS if any(d.device.component == c for d in snapshot.devices)}
+    bars = "".join(f'<i class="{c}" style="flex:{part:.0f}"></i>' for c, part in there.items() if part and part >= 1)
     legend = " ".join(
-        f'<span class="key"><i class="{c}" aria-hidden="true"></i> {NAMES[c]} {" ".join(watts(part))}</span>'
+        f'<span class="key"><i class="{c}" aria-hidden="true"></i> {NAMES[c]} '
+        f"{'unknown' if part is None else ' '.join(watts(part))}</span>"
         for c, part in there.items()
     )
     bar = f'<span class="parts" aria-hidden="true">{bars}</span>' if bars else ""
