@@ -674,11 +674,13 @@ def test_a_configuration_that_everybody_may_write_is_told(host: Host) -> None:
     assert finding["remedy"].endswith(f"chmod o-w {host.directory / 'wattgram.toml'}")
 
 
-@pytest.mark.parametrize(("there", "state"), [(True, "ok"), (False, "failed")])
-def test_the_web_configuration_must_be_there(host: Host, there: bool, state: str) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("text", "state"), [("{}", "ok"), (None, "failed"), ("basic_auth_user: {}", "failed"), ("a: [", "failed")]
+)
+def test_the_web_configuration_must_be_there_and_good(host: Host, text: str | None, state: str) -> None:
     path = host.directory / "web.config.yml"
-    if there:
-        path.write_text("{}")
+    if text is not None:
+        path.write_text(text)
 
     def look(config: configuration.Config) -> Any:
         return surroundings.files(replace(config, web=replace(config.web, config_file=str(path))), {})

@@ -87,6 +87,11 @@ def exporter(name: str) -> Callable[..., Exporter]:
     return cast("Callable[..., Exporter]", import_module(EXPORTERS[name]).open_exporter)
 
 
+def web_config_check(name: str) -> Callable[[str], None]:
+    """Return an exporter's way to try a web.config.yml: it raises ConfigError."""
+    return cast("Callable[[str], None]", import_module(EXPORTERS[name]).check_web_config)
+
+
 def renderer(name: str, form: str) -> Callable[[Snapshot], bytes]:
     """Return an exporter's way to print one snapshot, in one of its forms."""
     return cast("Callable[[Snapshot], bytes]", import_module(EXPORTERS[name]).RENDERERS[form])

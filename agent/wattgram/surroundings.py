@@ -17,11 +17,12 @@ from dataclasses import fields
 from pathlib import Path
 from shlex import quote
 
-from wattgram import __version__
+from wattgram import __version__, registry
 from wattgram.config import DEFAULT_FILE, Config, state_directory
 from wattgram.diagnosis import ABSENT, BROKEN, FILES, FINE, HOST, PORT, RIGHTS, Finding
 from wattgram.plan import enabled_sources
-from wattgram.ports import ReadFailed, Secret
+from wattgram.ports import ConfigError, ReadFailed, Secret
+from wattgram.rundir import RunDirectory
 from wattgram.tools.fetch import Fetcher
 
 GROUP = "wattgram"
@@ -255,7 +256,11 @@ def _web(path: Path) -> Finding:
     if trouble:
         remedy = f"{_sudo()}chown {_user()} {quote(str(path))}\nor set web.config_file"
         return Finding(FILES, "web.config_file", BROKEN, f"{path}: {os.strerror(trouble)}", remedy, required=True)
-    return Finding(FILES, "web.config_file", FINE, f"{path} may be read; what is in it is checked by check-config")
+    try:
+        registry.web_config_check("prometheus")(str(path))
+    except ConfigError as error:
+        return Finding(FILES, "web.config_file", BROKEN, str(error), "wattgram check-config, until it is good", True)  # noqa: FBT003
+    return Finding(FILES, "web.config_file", FINE, f"{path} and what it names are good")
 
 
 def _is_there(path: Path) -> bool:
@@ -267,7 +272,7 @@ def _is_there(path: Path) -> bool:
 # --- port -------------------------------------------------------------------------------------------
 
 
-def port(config: Config) -> Iterator[Finding]:
+def port(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield whether the address is free, held by a wattgram that lives, or held by somebody else."""
     listen = config.web.listen
     host, _, number = listen.rpartition(":")
@@ -277,15 +282,16 @@ def port(config: Config) -> Iterator[Finding]:
         host.encode("idna")  # the socket would refuse such a name with an error of another kind
         socket.create_server((host, int(number)), family=family).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        yield _taken(listen, host, number, error)
+        ours = RunDirectory(listen, environ).daemon() is not None
+        yield _taken(listen, host, number, error, ours=ours)
     else:
         yield Finding(PORT, "web.listen", FINE, f"{listen} is free")
 
 
-def _taken(listen: str, host: str, number: str, error: Exception) -> Finding:
+def _taken(listen: str, host: str, number: str, error: Exception, *, ours: bool) -> Finding:
     code = getattr(error, "errno", None)
     detail = f"{listen}: {os.strerror(code) if code and code > 0 else error}"
-    if code == errno.EADDRINUSE and _is_ours(host, number):
+    if code == errno.EADDRINUSE and (ours or _is_ours(host, number)):
         return Finding(PORT, "web.listen", FINE, f"{listen} is held by a wattgram that runs and answers")
     if code == errno.EADDRINUSE:
         other = f"{listen.rpartition(':')[0]}:{int(number) + 1}"
