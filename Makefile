@@ -21,7 +21,7 @@ check: ## lint, format, types
 accept: ## the acceptance lines at full length, and a table of them
 	@WATTGRAM_ACCEPT=full scripts/test.sh -m accept --timeout=7200 $(ARGS)
 
-bench: ## what the daemon itself costs
+bench: ## what the daemon itself costs, and how wrong it is, beside another exporter
 	@exec scripts/bench.sh $(ARGS)
 
 golden: ## rewrite the golden files; the diff is for the reviewer

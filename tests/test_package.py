@@ -68,6 +68,15 @@ def test_both_packages_say_that_they_are_typed(packed: set[str]) -> None:
     assert {"wattgram/py.typed", "wattgram_exporters/py.typed"} <= packed
 
 
+def test_what_an_installation_begins_with_is_in_the_wheel(packed: set[str]) -> None:
+    """The quick start's configuration, and the systemd unit with all that its README installs."""
+    deploy = CHECKOUT / "deploy"
+    wanted = {"quickstart.toml", *(path.relative_to(deploy).as_posix() for path in deploy.glob("systemd/**/*.*"))}
+    shared = {name.partition(".data/data/share/wattgram/")[2] for name in packed}
+
+    assert {name for name in wanted if (deploy / name).is_file()} <= shared
+
+
 def test_the_licence_travels_along(packed: set[str]) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in packed)
 

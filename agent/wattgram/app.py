@@ -25,7 +25,7 @@ from wattgram.tools.procfs import own_cost
 GOOD, BUG, BAD_CONFIG, MISSING = 0, 1, 2, 3
 PAUSE, RESUME = signal.SIGUSR1, signal.SIGUSR2
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, PAUSE, RESUME})
-READY_SECONDS = 0.1
+READY_SECONDS, STATUS_SECONDS = 0.1, 10.0
 # What cannot change while the daemon runs.
 FIXED = ("listen", "config_file")
 LOOPBACK = ("127.", "[::1]", "localhost")
@@ -96,13 +96,16 @@ class App:
 
     def _wait(self, reload: Callable[[Config], Config]) -> None:
         """Do what signals say until one says to stop."""
-        while (waiting := self.ledger.snapshot()).awaited:
-            caught = signal.sigtimedwait(SIGNALS, READY_SECONDS)
+        told = ""
+        while True:
+            snapshot = self.ledger.snapshot()
+            status = _status(snapshot)
+            if not snapshot.awaited and status != told:
+                self._notifier.status(status) if told else self._notifier.ready(status)
+                told = status
+            caught = signal.sigtimedwait(SIGNALS, STATUS_SECONDS if told else READY_SECONDS)
             if caught is not None and not self._obey(caught.si_signo, reload):
                 return
-        self._notifier.ready(_status(waiting))
-        while self._obey(signal.sigwait(SIGNALS), reload):
-            pass
 
     def _obey(self, number: int, reload: Callable[[Config], Config]) -> bool:
         """Do what one signal says; return whether to go on."""
@@ -112,7 +115,6 @@ class App:
             self._pause()
         elif number == RESUME:
             self._crew.resume()
-            self._notifier.status(_status(self.ledger.snapshot()))
         else:
             self._code = self._code or GOOD
             return False
@@ -145,7 +147,6 @@ class App:
         seconds = self._directory.take_wish()
         now = self._clock.now()
         self._crew.pause(None if seconds is None else Instant(now.mono + seconds, now.wall + seconds))
-        self._notifier.status("paused: the driver is let go of, and nothing is metered")
 
     def _bug(self, caught: threading.ExceptHookArgs) -> None:
         """A meter that stops must not look alive: a bug in any thread ends the process, with its traceback."""
@@ -166,4 +167,5 @@ def _status(snapshot: Snapshot) -> str:
     """What the service manager shows of us, in a line."""
     components = [d.device.component for d in snapshot.devices]
     found = ", ".join(f"{components.count(c)} {c}" for c in dict.fromkeys(components))
-    return f"metering {found}" if found else "nothing is metered: see wattgram doctor"
+    troubles = [f"; {h.name}: {h.error}" for h in snapshot.health if h.kind == "source" and h.error and h.up is False]
+    return (f"metering {found}" if found else "nothing is metered: see wattgram doctor") + "".join(troubles)

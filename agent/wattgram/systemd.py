@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 
 MICROSECONDS = 1_000_000
-PINGS_PER_PERIOD = 4
+PINGS_PER_PERIOD = 6
 
 log = logging.getLogger("wattgram")
 
