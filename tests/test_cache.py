@@ -211,7 +211,7 @@ def test_a_half_written_file_of_a_crash_does_no_harm(path: Path) -> None:
     """It lies beside the whole one, and the next write takes its place."""
     cache = Cache(path, PLACE)
     cache.keep("grid", [value(0.0)])
-    path.with_suffix(".new").write_bytes(b'{"zone":')
+    path.with_name(f".{path.name}.new").write_bytes(b'{"zone":')
 
     loaded = Cache(path, PLACE).load()
     cache.keep("grid", [value(3600.0)])

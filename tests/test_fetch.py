@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from standin.grid import GridApi, Recorder
+from standin.web import Handler, Request, Server
 from wattgram.ports import ReadFailed
-from wattgram.tools.fetch import Fetcher, Reply, parse_retry_after
+from wattgram.tools.fetch import Fetcher, Reply, parse_retry_after, without
 
 SECRET = "token-that-must-never-leak"
 NOW = 1_787_418_337.0
@@ -452,3 +454,60 @@ class Zipped(Raw):
     def __init__(self, body: bytes) -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
         super().__init__(head.encode() + body)
+
+
+# --- what a hijacked server may try -----------------------------------------------------------------
+
+
+class Hostile(Server):
+    """Answers with a status, headers and a body of its choice."""
+
+    def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        super().__init__()
+        self.status, self.body, self.headers = status, body, headers
+
+    def _answer(self, handler: Handler, request: Request) -> None:
+        handler.reply(self.status, self.body, **self.headers)
+
+
+def test_the_body_of_a_redirect_is_bounded_too() -> None:
+    """The library would read it whole, to prepare for a redirect that is not followed: a gigabyte from a megabyte."""
+    bomb = gzip.compress(b"0" * (32 << 20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Hostile(302, bomb, {"Location": "/elsewhere", "Content_Encoding": "gzip"}) as server:
+        assert "shape" == failed(f"{server.url}/x").reason
+        asked = len(server.requests)
+
+    assert 1 == asked
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 24 << 10
+
+
+def test_no_cookie_is_kept() -> None:
+    """Ninety of them in every reply would be our memory, and our next request."""
+    fetcher = Fetcher(10.0)
+    with Hostile(200, b"{}", {"Set_Cookie": "a=" + "b" * 4000}) as server:
+        for _ in range(2):
+            fetcher.get(f"{server.url}/x", {}, {})
+        second = server.requests[1]
+    fetcher.close()
+
+    assert "cookie" not in {name.lower() for name in second.headers}
+    assert [] == list(fetcher._session.cookies)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "tok/en-1",
+        r"tok\/en-1",
+        r"\u0074ok\u002Fen\u002d1",
+        "tok%2Fen-1",
+        "tok%2fen%2D1",
+        "tok&#47;en&#x2d;1",
+    ],
+)
+def test_a_credential_is_scrubbed_however_it_is_written(told: str) -> None:
+    """JSON, HTML and addresses have ways of their own to write a character; all of them are read by people later."""
+    scrubbed = without(f'{{"error": "bad token {told}!"}}'.encode(), ["tok/en-1"])
+
+    assert b'{"error": "bad token ***!"}' == scrubbed

@@ -365,6 +365,30 @@ def test_too_many_comparisons_are_refused_and_those_known_pass() -> None:
     asyncio.run(play())
 
 
+def test_who_guesses_leaves_room_for_who_knows() -> None:
+    """One address may not fill the queue; another's first scrape finds a place in it."""
+
+    async def play() -> None:
+        slow = Slow()
+        passwords = Passwords(slow)
+        guesses = [
+            asyncio.ensure_future(passwords.is_right(b"u", b"guess %d" % n, b"x", "192.0.2.1")) for n in range(4)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(Busy):
+            await passwords.is_right(b"u", b"guess 5", b"x", "192.0.2.1")
+        known = asyncio.ensure_future(passwords.is_right(b"u", b"x", b"x", "192.0.2.2"))
+        await asyncio.sleep(0)
+        slow.go_on.set()
+
+        assert await known
+        assert [False] * 4 == await asyncio.gather(*guesses)
+        assert not await passwords.is_right(b"u", b"guess 5", b"x", "192.0.2.1")
+        passwords.close()
+
+    asyncio.run(play())
+
+
 def test_the_same_question_waits_once_and_outlives_one_who_leaves() -> None:
     """Twenty scrapers that start together cost one comparison."""
 

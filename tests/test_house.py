@@ -44,6 +44,7 @@ ROOMS = (
             "wattgram.child",
             "wattgram.clock",
             "wattgram.feed",
+            "wattgram.files",
             "wattgram.frames",
             "wattgram.isolated",
             "wattgram.ledger",

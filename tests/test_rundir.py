@@ -77,6 +77,15 @@ def test_a_link_laid_in_the_way_is_not_followed(directory: RunDirectory, tmp_pat
     assert 5.0 == directory.take_wish()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a real root, who can own a file as somebody else")
+def test_a_file_of_somebody_else_names_nobody(directory: RunDirectory, tmp_path: Path) -> None:
+    """A service's user could have root signal any process."""
+    directory.announce()
+    os.chown(tmp_path / "run" / "daemon-14044.pid", 65534, 65534)
+
+    assert None is directory.daemon()
+
+
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     directory = RunDirectory("127.0.0.1:1", {"RUNTIME_DIRECTORY": str(tmp_path / "file")})

@@ -234,6 +234,9 @@ MALFORMED = {
     "two lengths": b"POST /metrics HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
     "chunk of no size": b"POST /metrics HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
     "chunk too long": b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n",
+    "a length and chunks": b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "another scheme": b"GET javascript:/metrics HTTP/1.1\r\nHost: here\r\n\r\n",
     "target that is no URL": b"GET http://[ HTTP/1.1\r\nHost: here\r\n\r\n",
     "a long request line": b"GET /" + b"a" * 100_000,
     "a long header": b"GET / HTTP/1.1\r\nHost: here\r\nX: " + b"a" * 100_000,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
 import msgspec
 
+from wattgram.files import read_small, write_whole
 from wattgram.model import Intensity
 from wattgram.ports import Place
 
 KEEP = 200
+MOST_BYTES = 4 << 20
 MOST_GRAMS_PER_KWH = 3000.0
 
 log = logging.getLogger("wattgram")
@@ -45,7 +46,7 @@ class Cache:
     def load(self) -> dict[str, list[Intensity]]:
         """Return what was kept for this place; nothing when there is no such file or it is damaged."""
         try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+            kept = msgspec.json.decode(read_small(self._path, MOST_BYTES), type=_Kept)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
@@ -69,12 +70,7 @@ class Cache:
     def _write(self, content: bytes) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self._path.with_suffix(".new")
-            with fresh.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
+            write_whole(self._path, content)
         except OSError as error:
             if str(error) != self._error:
                 log.warning("the cache of intensities cannot be written: %s; a restart will begin without", error)

@@ -32,6 +32,7 @@ from wattgram.diagnosis import (
     newest,
     prices,
 )
+from wattgram.files import write_whole
 from wattgram.plan import chain, enabled_sources, recorded
 from wattgram.ports import Clock, ReadFailed, Unavailable
 
@@ -158,9 +159,9 @@ def record(config: Config, environ: Mapping[str, str], directory: Path) -> int:
         if found is not None:
             answers[name] = found
             print(f"{MARKS[FINE]} {name}: recorded")
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "recording.json"
-    path.write_text(json.dumps(answers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, f"{json.dumps(answers, indent=1, ensure_ascii=False)}\n".encode())
     print(f"written to {path}: look through it before you send it")
     return GOOD if answers else MISSING
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from wattgram.files import read_small, write_whole
+
 LONGEST_WISH = 64
 
 
@@ -45,7 +47,15 @@ class RunDirectory:
         if len(words) != 2 or not all(w.isascii() and w.isdigit() for w in words):  # noqa: PLR2004 - process, start
             return None
         pid = int(words[0])
-        return pid if start_ticks(pid) == int(words[1]) else None
+        return pid if start_ticks(pid) == int(words[1]) and self._is_its_own(pid) else None
+
+    def _is_its_own(self, pid: int) -> bool:
+        """Whether who wrote the file owns the process: else a service's user could have root signal any other."""
+        assert self.folder is not None
+        try:
+            return (self.folder / self._process).lstat().st_uid == Path(f"/proc/{pid}").stat().st_uid
+        except OSError:
+            return False
 
     def wish(self, seconds: float | None) -> None:
         """Leave word for how long the daemon is to pause; None: until it is told to resume. Raise OSError."""
@@ -76,16 +86,13 @@ class RunDirectory:
             return
         with contextlib.suppress(OSError):
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            fresh = self.folder / f"{name}.{os.getpid()}"
-            fresh.write_text(text, encoding="ascii")
-            fresh.replace(self.folder / name)
+            write_whole(self.folder / name, text.encode(), 0o644)
 
     def _read(self, name: str) -> str:
         if self.folder is None:
             return ""
         try:
-            with (self.folder / name).open(encoding="ascii", errors="replace") as file:
-                return file.read(LONGEST_WISH)
+            return read_small(self.folder / name, LONGEST_WISH).decode("ascii", "replace")
         except OSError:
             return ""
 

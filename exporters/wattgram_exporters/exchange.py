@@ -14,12 +14,13 @@ MOST_FIELDS = 100
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked, as far as we care."""
+    """What was asked, as far as we care; `peer` is the address it came from."""
 
     method: str
     path: str
     query: Mapping[str, list[str]]
     headers: Mapping[str, str] = field(repr=False)  # a password may be among them
+    peer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,28 @@ async def take(connection: h11.Connection, read: Callable[[], Awaitable[bytes]],
 def _parsed(head: h11.Request) -> Request:
     target = head.target.decode("ascii", "replace")
     try:
-        parts = urlsplit(target)
-        query = parse_qs(parts.query, max_num_fields=MOST_FIELDS)
+        path, text = _place(target)
+        query = parse_qs(text, max_num_fields=MOST_FIELDS)
     except ValueError as error:
         raise h11.RemoteProtocolError("bad target", error_status_hint=400) from error
     headers: dict[str, str] = {}
     for raw, value in head.headers:  # a list may come in several lines (RFC 9110, 5.3)
         name = raw.decode("ascii", "replace")
         headers[name] = ", ".join(filter(None, (headers.get(name), value.decode("latin-1"))))
-    return Request(head.method.decode("ascii", "replace"), parts.path, query, headers)
+    if "content-length" in headers and "transfer-encoding" in headers:  # whose end another would see elsewhere
+        raise h11.RemoteProtocolError("two lengths", error_status_hint=400)
+    return Request(head.method.decode("ascii", "replace"), path, query, headers)
+
+
+def _place(target: str) -> tuple[str, str]:
+    """Path and query of a target; raise ValueError for what names no place of ours."""
+    if target.startswith("/"):  # to the letter: what looks like another host or a fragment is a path that we have not
+        path, _, query = target.partition("?")
+        return path, query
+    parts = urlsplit(target)  # as a proxy is asked (RFC 9112, 3.2.2)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(target)
+    return parts.path or "/", parts.query
 
 
 def written(connection: h11.Connection, request: Request | None, response: Response) -> list[bytes]:

@@ -119,7 +119,7 @@ class Guard:
             return UNAUTHORIZED
         hashed = self._settings.users.get(given[0])
         try:
-            is_right = await self._passwords.is_right(*given, hashed or _nobody(self._settings.users))
+            is_right = await self._passwords.is_right(*given, hashed or _nobody(self._settings.users), request.peer)
         except Busy:
             return _too_many(1.0)
         return None if is_right and hashed else UNAUTHORIZED

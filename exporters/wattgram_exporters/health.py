@@ -131,7 +131,9 @@ def _failing(snapshot: Snapshot) -> Iterator[str]:
     for h in snapshot.health:
         if h.error:
             remedy = f"<small>→ {_typed(h.remedy)}</small>" if h.remedy else ""
-            yield f"<b>{words(h.name)}</b>: {_typed(h.error)}{remedy}"
+            # What a provider says is a stranger's word: nobody is invited to type it.
+            said = words(h.error) if h.kind == "provider" else _typed(h.error)
+            yield f"<b>{words(h.name)}</b>: {said}{remedy}"
 
 
 def _unanswered(snapshot: Snapshot) -> Iterator[str]:

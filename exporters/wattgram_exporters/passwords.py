@@ -9,11 +9,15 @@ import hmac
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 MOST_WAITING = 16
+# Of one address so many wait at a time: who guesses leaves room for who knows.
+MOST_OF_ONE = 4
 MOST_KNOWN = 128
+MOST_REST = 1.0
 
 
 class Busy(Exception):  # noqa: N818 - the house's word
@@ -47,12 +51,16 @@ class Passwords:
         self._secret = secrets.token_bytes(32)
         self._known: dict[bytes, None] = {}
         self._waiting: dict[bytes, asyncio.Future[bool]] = {}
+        self._peers: dict[bytes, str] = {}
         self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
-    async def is_right(self, user: bytes, password: bytes, hashed: bytes) -> bool:
-        """Whether a password is that of a hash; raise Busy when too many wait. The same question waits once."""
+    async def is_right(self, user: bytes, password: bytes, hashed: bytes, peer: str = "") -> bool:
+        """Whether a password is that of a hash; raise Busy when too many wait, or too many of one peer's.
+
+        The same question waits once.
+        """
         key = self._code(user, password, hashed)
         if key in self._known:
             self._remember(key)
@@ -60,6 +68,9 @@ class Passwords:
         if key not in self._waiting:
             if len(self._waiting) >= self._most_waiting:
                 raise Busy
+            if peer and list(self._peers.values()).count(peer) >= MOST_OF_ONE:
+                raise Busy
+            self._peers[key] = peer
             self._ask(_Question(key, password, hashed, asyncio.get_running_loop()))
         return await asyncio.shield(self._waiting[key])
 
@@ -77,12 +88,16 @@ class Passwords:
 
     def _work(self) -> None:
         while (question := self._questions.get()) is not None and not self._closing.is_set():
+            began = time.monotonic()
             right = self._compare(question.password, question.hashed)
+            if not right:  # who guesses gets half of a processor at most
+                time.sleep(min(time.monotonic() - began, MOST_REST))
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 question.loop.call_soon_threadsafe(self._answer, question.key, right)
 
     def _answer(self, key: bytes, right: bool) -> None:  # noqa: FBT001 - a callback
         waiting = self._waiting.pop(key)
+        self._peers.pop(key, None)
         if right:
             self._remember(key)
         if not waiting.done():

@@ -17,7 +17,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import h11
@@ -216,7 +216,7 @@ class Server:
         with contextlib.suppress(OSError, h11.LocalProtocolError, asyncio.CancelledError):
             stream = await self._secured(plain, task) if self._guard.is_tls else plain
             if stream:
-                await self._converse(stream, task)
+                await self._converse(stream, task, _peer(sock))
             with self._within(LINGER_SECONDS):
                 if isinstance(stream, Tls):
                     await stream.farewell()
@@ -244,13 +244,13 @@ class Server:
         self._in_tls.served(task)
         return stream
 
-    async def _converse(self, stream: Stream, task: asyncio.Task[None]) -> None:
+    async def _converse(self, stream: Stream, task: asyncio.Task[None], peer: str) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.header_bytes)
-        while await self._exchange(connection, stream, task) and task in self._clients:
+        while await self._exchange(connection, stream, task, peer) and task in self._clients:
             connection.start_next_cycle()
             await asyncio.sleep(0)  # one who sends many requests at once must not have all the turns
 
-    async def _exchange(self, connection: h11.Connection, stream: Stream, task: asyncio.Task[None]) -> bool:
+    async def _exchange(self, connection: h11.Connection, stream: Stream, task: asyncio.Task[None], peer: str) -> bool:
         """Take one request and answer it; return whether the connection may take another."""
         request: Request | None = None
         try:
@@ -265,7 +265,7 @@ class Server:
             if request is None:
                 return False
             with self._within(self._limits.answer_seconds):
-                response = await self._guard.refusal(request) or self._respond(request)
+                response = await self._guard.refusal(replace(request, peer=peer)) or self._respond(request)
         pieces = exchange.written(connection, request, self._guard.dressed(response))
         with self._within(self._limits.answer_seconds):
             await stream.send(pieces)
@@ -283,6 +283,14 @@ class Server:
             # A stranger's request must not end the meter, whatever it found: the one place where a bug is survived.
             log.exception("bug: no answer to %s %s", request.method, request.path[:80])
             return Response(500, b"internal error, see the log\n")
+
+
+def _peer(sock: socket.socket) -> str:
+    """The address of the other side; empty: it has left."""
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return ""
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import functools
 import html
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timezone
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote
 
@@ -79,10 +82,22 @@ def parse_retry_after(text: str, now: float) -> float | None:
 def without(body: bytes, secrets: Iterable[str]) -> bytes:
     """Return a reply without what we sent in headers: some servers tell a credential back, and errors quote replies."""
     for secret in secrets:
-        for form in {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], html.escape(secret)}:
-            if form:
-                body = body.replace(form.encode(), b"***")
+        if secret:
+            body = _any_form(secret).sub(b"***", body)
     return body
+
+
+@functools.lru_cache(maxsize=32)
+def _any_form(secret: str) -> re.Pattern[bytes]:
+    """What a server may write for a text: each character as it is, or escaped for JSON, HTML or an address."""
+    return re.compile(b"".join(_forms(c) for c in secret), re.IGNORECASE)
+
+
+def _forms(c: str) -> bytes:
+    code = ord(c)
+    forms = {re.escape(c), re.escape(json.dumps(c)[1:-1]), re.escape(html.escape(c)), re.escape(quote(c, safe=""))}
+    forms |= {rf"\\{re.escape(c)}", rf"\\u{code:04x}", rf"%{code:02x}", f"&#0*{code};", f"&#x0*{code:x};"}
+    return f"(?:{'|'.join(sorted(forms, key=len, reverse=True))})".encode()
 
 
 class Fetcher:
@@ -93,7 +108,8 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._wall = wall
         self._adapter = _Adapter()
-        self._session = requests.Session()
+        self._session = _Session()
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self._session.trust_env = False
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, self._adapter)
@@ -154,6 +170,14 @@ class Fetcher:
     def close(self) -> None:
         """Close kept connections."""
         self._session.close()
+
+
+class _Session(requests.Session):
+    """Sees no redirect in any reply: it would read the body whole to prepare for one that is not followed."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        del resp
+        return None
 
 
 class _Adapter(HTTPAdapter):

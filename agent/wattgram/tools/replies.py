@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MOST_GRAMS_PER_KWH = 3000.0
 # Clocks differ: what begins this much after ours is taken to have begun.
 SKEW_SECONDS = 300.0
+# No value of a grid is of another time, and not every library can write one that is.
+YEARS = range(1970, 3000)
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE
 )
@@ -36,6 +38,8 @@ def parse_time(text: object, place: str) -> float:
         )
     except ValueError as error:
         raise ReadFailed(f"{place}: no such time: {text!s:.40}", "shape") from error
+    if moment.year not in YEARS:
+        raise ReadFailed(f"{place}: no time of ours: {text!s:.40}", "shape")
     return moment.timestamp() + (float(f"0.{fraction}") if fraction else 0.0)
 
 
