@@ -90,8 +90,8 @@ class Crew:
             poller.start()
 
     def learn_prices(self) -> None:
-        """Ask every provider once, for a command that does not stay."""
-        self._engage_providers(self._config, self._links)
+        """Ask every provider once, for a command that does not stay, and leave the daemon's cache to the daemon."""
+        self._engage_providers(self._config, self._links, stays=False)
         for poller, _ in self._providers.values():
             poller.turn()
 
@@ -200,23 +200,24 @@ class Crew:
             self._ledger.report(poller.health)
             poller.start()
 
-    def _engage_providers(self, config: Config, links: Sequence[Link]) -> None:
+    def _engage_providers(self, config: Config, links: Sequence[Link], *, stays: bool = True) -> None:
         self._providers = {}
         if self.tariff is None:
             return
         cache = Cache(_cache_file(config, self._environ), Place(config.carbon.zone, config.carbon.factor))
         kept = cache.load()
         for link in links:
-            self._providers[link.name] = self._engage(link, config, self.tariff, cache, kept.get(link.name, ()))
+            self.tariff.learn(link.name, kept.get(link.name, ()), self._clock.now().wall)
+            keeps = stays and registry.provider(link.name).TRAITS.network
+            keep = cache.keep if keeps else _forget
+            self._providers[link.name] = self._engage(link, config, self.tariff, keep)
 
     def _engage(
-        self, link: Link, config: Config, tariff: Tariff, cache: Cache, kept: Sequence[Intensity]
+        self, link: Link, config: Config, tariff: Tariff, keep: Callable[[str, Sequence[Intensity]], None]
     ) -> tuple[Poller, ProviderFeed]:
         traits = registry.provider(link.name).TRAITS
-        tariff.learn(link.name, kept, self._clock.now().wall)
         every = float(config.providers[link.name].every or traits.every)
         health = self._health(Health(link.name, "provider" if traits.network else "table", every))
-        keep = cache.keep if traits.network else _forget
         provider = link.open(config, self._clock)
         feed = ProviderFeed(link.name, provider, tariff, self._clock, keep, asked=health.requests)
         poller = Poller(
