@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from standin.daemon import Daemon, Metrics
+from standin.daemon import Daemon, Metrics, free_port
 from standin.grid import GridApi
 from standin.nvml import CompilerMissing, Gpu, NvmlStandin
 from standin.sysfs import RaplTree, Zone
@@ -471,3 +471,26 @@ def test_a_bad_reload_keeps_it_running(tmp_path: Path) -> None:
         good = daemon.metrics().value("wattgram_config_last_reload_successful")
 
     assert (0.0, 1.0) == (bad, good)
+
+
+@pytest.mark.parametrize(
+    ("host", "web", "warns"),
+    [
+        ("0.0.0.0", "", True),
+        ("127.0.0.1", "", False),
+        ("0.0.0.0", "basic_auth_users: {a: $2b$04$KIXbn1pD8mTQvbNyMmUY9eVFzlxk.GhvfmsEl8hVtYnmvpKOBTBGW}", False),
+    ],
+)
+def test_who_opens_the_house_to_the_network_is_told(tmp_path: Path, host: str, web: str, warns: bool) -> None:  # noqa: FBT001
+    """Without a password anybody who reaches the port may look: once, at the start."""
+    port = free_port()
+    config = f'{SYNTHETIC}[web]\nlisten = "{host}:{port}"\n'
+    if web:
+        (tmp_path / "web.yml").write_text(web)
+        config += f'config_file = "{tmp_path}/web.yml"\n'
+    with Daemon(tmp_path, config, port=port, wait=False) as daemon:
+        daemon.wait_for_log("listens on")
+        daemon.wait_for_log("synthetic answers")
+        log = daemon.log
+
+    assert warns == ("level=warning" in log and "TLS and passwords" in log)
