@@ -194,6 +194,8 @@ def test_an_unknown_variable_is_named_with_its_nearest(file: Path) -> None:
         ('[log]\n\n\nlevel = "loud"\n', "log.level", 4, '"loud"'),
         ("[web]\nlisten = 14044\n", "web.listen", 2, "14044"),
         ('[carbon.electricitymaps]\ntimeout = "1 parsec"\n', "carbon.electricitymaps.timeout", 2, '"1 parsec"'),
+        ('[carbon.electricitymaps]\ntoken_file = "s3cr3t"\n', "carbon.electricitymaps.token_file", 2, "…"),
+        ('[carbon.gb]\nbase_url = "https://a.example/?key=1"\n', "carbon.gb.base_url", 2, "…"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_with_path_line_and_value(

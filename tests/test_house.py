@@ -51,6 +51,7 @@ ROOMS = (
             "wattgram.meter",
             "wattgram.poller",
             "wattgram.silence",
+            "wattgram.sound",
             "wattgram.tariff",
             "wattgram.trust",
         ),

@@ -256,6 +256,7 @@ def test_several_curves_are_one_warning(directory: Path, caplog: pytest.LogCaptu
         ("IP Address", "192.0.2.7", True),
         ("IP Address", "2001:DB8:0:0:0:0:0:1", True),
         ("IP Address", "192.0.2.77", False),
+        ("Registered ID", "192.0.2.7", False),
     ],
 )
 def test_a_name_is_allowed_exactly(kind: str, name: str, allowed: bool) -> None:  # noqa: FBT001

@@ -11,12 +11,13 @@ from threading import Lock
 import msgspec
 
 from wattgram.files import read_small, write_whole
-from wattgram.model import Intensity
+from wattgram.model import BASES, FACTORS, Intensity
 from wattgram.ports import Place
 
 KEEP = 200
 MOST_BYTES = 4 << 20
 MOST_GRAMS_PER_KWH = 3000.0
+LONGEST_SECONDS = 40 * 86_400.0
 
 log = logging.getLogger("wattgram")
 
@@ -31,13 +32,21 @@ class _Kept(msgspec.Struct):
 
 def _makes_sense(i: Intensity) -> bool:
     """Whether a value from a file that anybody may have written can be one."""
-    return math.isfinite(i.start) and i.start < i.end and 0 <= i.grams_per_kwh <= MOST_GRAMS_PER_KWH
+    return (
+        math.isfinite(i.start)
+        and 0 < i.end - i.start <= LONGEST_SECONDS
+        and 0 <= i.grams_per_kwh <= MOST_GRAMS_PER_KWH
+        and (i.basis in BASES and i.factor in FACTORS)
+    )
 
 
 class Cache:
-    """One file, replaced whole; a file that cannot be read or written is said once and does without."""
+    """One file, replaced whole; a file that cannot be read or written is said once and does without.
 
-    def __init__(self, path: Path, place: Place) -> None:
+    `path` None: nothing is kept.
+    """
+
+    def __init__(self, path: Path | None, place: Place) -> None:
         self._path = path
         self._lock = Lock()
         self._error = ""
@@ -45,6 +54,8 @@ class Cache:
 
     def load(self) -> dict[str, list[Intensity]]:
         """Return what was kept for this place; nothing when there is no such file or it is damaged."""
+        if self._path is None:
+            return {}
         try:
             kept = msgspec.json.decode(read_small(self._path, MOST_BYTES), type=_Kept)
         except FileNotFoundError:
@@ -68,6 +79,8 @@ class Cache:
             self._write(msgspec.json.encode(self._kept))
 
     def _write(self, content: bytes) -> None:
+        if self._path is None:
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._path, content)

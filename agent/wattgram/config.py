@@ -278,6 +278,8 @@ def _unfit(value: Any) -> str:
         return "expected a finite number"
     if isinstance(value, str) and "\0" in value:
         return "expected text without NUL"
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):  # what the environment holds of it
+        return "expected text in UTF-8"
     return ""
 
 
@@ -293,7 +295,7 @@ def _check(values: Mapping[str, Value], tables: Mapping[str, Any]) -> None:
         # A value that stands in no file or variable is a default, and no default is wrong.
         value = values.get(path)
         if value is not None:
-            shown = "…" if "@" in str(value.raw) else _toml(value.raw)
+            shown = "…" if {"@", "?"} & set(str(value.raw)) or SECRETIVE.search(path) else _toml(value.raw)
             raise ConfigError(f"{value.origin}: {path} = {shown}: {complaint}")
 
 
@@ -324,14 +326,21 @@ def _other_complaints(tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             number = getattr(table, key.name)
             if "watts" in key.name and number is not None and number < 0:
                 yield f"{section}.{key.name}", "expected 0 or more"
-        if (complaint := _address_complaint(getattr(table, "base_url", None))) is not None:
-            yield f"{section}.base_url", complaint
+        yield from _provider_complaints(section, table)
     for gpu, calibration in tables["sources.nvml"].calibration.items():
         if not 0.5 <= calibration.gain <= 2.0:  # noqa: PLR2004 - cards are off by 13 % at most
             yield "sources.nvml.calibration", f"{gpu}: gain = {calibration.gain:g}: expected 0.5 to 2"
     if not 0 <= tables["sources.synthetic"].gpus <= MOST_GPUS:
         yield "sources.synthetic.gpus", f"expected 0 to {MOST_GPUS}"
     yield from _web_complaints(tables["web"])
+
+
+def _provider_complaints(section: str, table: Any) -> Iterator[tuple[str, str]]:
+    token_file = getattr(table, "token_file", "")
+    if token_file and not token_file.startswith("/"):
+        yield f"{section}.token_file", 'expected the absolute path of a file, such as "/etc/wattgram/token"'
+    if (complaint := _address_complaint(getattr(table, "base_url", None))) is not None:
+        yield f"{section}.base_url", complaint
 
 
 def _web_complaints(web: Web) -> Iterator[tuple[str, str]]:
@@ -351,6 +360,8 @@ def _address_complaint(url: str | None) -> str | None:
         return HTTP_ONLY
     if any(c.isspace() for c in url):
         return HTTP_ONLY
+    if parts.query or parts.fragment:
+        return "expected an address without ? or #: a key does not belong here, use token_file"
     if "@" in parts.netloc:
         return "a user or password does not belong here: use token_file"
     return None if parts.scheme in ("http", "https") and parts.netloc else HTTP_ONLY
@@ -384,11 +395,15 @@ def _escaped(code: int) -> str:
     return f"\\u{code:04x}" if code < PLANE else f"\\U{code:08x}"
 
 
-def state_directory(environ: Mapping[str, str]) -> Path:
-    """Return where the daemon may keep what survives a restart: systemd's, else root's, else the user's own."""
+def state_directory(environ: Mapping[str, str]) -> Path | None:
+    """Return where the daemon may keep what survives a restart: systemd's, else root's, else the user's own.
+
+    None: it has no place that nobody else writes to.
+    """
     if environ.get("STATE_DIRECTORY"):
         return Path(environ["STATE_DIRECTORY"].split(":")[0])
     if os.geteuid() == 0:
         return Path("/var/lib/wattgram")
-    base = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME", "/tmp")) / ".local" / "state")  # noqa: S108
-    return Path(base) / "wattgram"
+    if environ.get("XDG_STATE_HOME"):
+        return Path(environ["XDG_STATE_HOME"]) / "wattgram"
+    return Path(environ["HOME"]) / ".local" / "state" / "wattgram" if environ.get("HOME") else None

@@ -204,7 +204,7 @@ class Crew:
         self._providers = {}
         if self.tariff is None:
             return
-        cache = Cache(_cache_file(config, self._environ), Place(config.carbon.zone, config.carbon.factor))
+        cache = Cache(cache_file(config, self._environ), Place(config.carbon.zone, config.carbon.factor))
         kept = cache.load()
         for link in links:
             self.tariff.learn(link.name, kept.get(link.name, ()), self._clock.now().wall)
@@ -272,9 +272,12 @@ def _carbon_of(config: Config) -> tuple[Any, ...]:
     return config.carbon, dict(config.providers), {name: secret.origin for name, secret in config.secrets.items()}
 
 
-def _cache_file(config: Config, environ: Mapping[str, str]) -> Path:
-    configured = config.carbon.cache_file
-    return Path(configured) if configured else state_directory(environ) / "intensities.json"
+def cache_file(config: Config, environ: Mapping[str, str]) -> Path | None:
+    """Return where fetched intensities are kept; None: nowhere."""
+    if config.carbon.cache_file:
+        return Path(config.carbon.cache_file)
+    state = state_directory(environ)
+    return state / "intensities.json" if state is not None else None
 
 
 def _forget(provider: str, intensities: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from typing import IO, Any
 
@@ -79,8 +80,11 @@ Reply = Opened | Gave | Recorded | Failed | Missing
 
 
 def write(stream: IO[bytes], message: Request | Reply) -> None:
-    """Write one frame; raise OSError when the other side is gone."""
+    """Write one frame; raise OSError when the other side is gone, or does not read."""
     frame = msgspec.msgpack.encode(message, enc_hook=float)  # durations travel as plain numbers
     data = LENGTH.pack(len(frame)) + frame
     while data:
-        data = data[stream.write(data) :]
+        written = stream.write(data)
+        if written is None:  # a pipe that is full, and not waited for
+            raise BlockingIOError(errno.EAGAIN, "it does not read")
+        data = data[written:]

@@ -38,7 +38,8 @@ from wattgram.frames import (
     write,
 )
 from wattgram.model import Cost, Sample
-from wattgram.ports import Clock, ReadFailed, Unavailable
+from wattgram.ports import REASONS, Clock, ReadFailed, Unavailable
+from wattgram.sound import Soundness
 
 OPEN_SECONDS = 30.0
 SILENT_INTERVALS = 5
@@ -46,6 +47,7 @@ LEAST_SILENCE = 2.0
 MAX_ABANDONED = 3
 FIRST_BACKOFF, MOST_BACKOFF = 1.0, 60.0
 GOODBYE_SECONDS = 0.3
+LONGEST_WORDS = 500
 
 log = logging.getLogger("wattgram")
 
@@ -69,6 +71,7 @@ class IsolatedSource:
         self._abandoned: list[_Child] = []
         self._why = ReadFailed("no reading process")
         self._crowd = False
+        self._soundness = Soundness()
         self._spent = 0.0
         self._restarts = 0
         self._not_before = 0.0
@@ -89,13 +92,15 @@ class IsolatedSource:
             raise
         match reply:
             case Gave(sample=sample):
+                if wrong := self._soundness.complaint(sample):
+                    raise self._replaced(ReadFailed(f"the reading process gave {wrong}", "shape"))
                 return self._heard_from(sample)
             case Failed(message=message, reason=reason, fatal=fatal):
-                refusal = ReadFailed(message, reason, fatal=fatal)
+                refusal = ReadFailed(words(message), reason if reason in REASONS else "shape", fatal=fatal)
                 raise self._replaced(refusal) if fatal or self._is_silent() else refusal
             case Missing(message=message, remedy=remedy):
                 self.close()
-                raise Unavailable(message, remedy)
+                raise Unavailable(words(message), words(remedy))
             case _:
                 raise ReadFailed(f"the child answered out of turn: {type(reply).__name__}", "shape")
 
@@ -130,10 +135,11 @@ class IsolatedSource:
             child.end(GOODBYE_SECONDS)
             self._retire(child)
         if isinstance(reply, Missing):
-            raise Unavailable(reply.message, reply.remedy)
+            raise Unavailable(words(reply.message), words(reply.remedy))
         if isinstance(reply, Failed):
             self._back_off()
-            self._why = ReadFailed(reply.message, reply.reason, fatal=reply.fatal)
+            reason = reply.reason if reply.reason in REASONS else "shape"
+            self._why = ReadFailed(words(reply.message), reason, fatal=reply.fatal)
             raise self._why
         self._child = child
         self._heard = self._clock.now().mono
@@ -184,6 +190,11 @@ class IsolatedSource:
         self._abandoned = [child for child in self._abandoned if child.is_alive()]
 
 
+def words(text: str) -> str:
+    """What a child says, fit for a log and a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text[:LONGEST_WORDS])
+
+
 def _first_reason(sample: Sample) -> str:
     return sample.failed[0].reason if sample.failed else "the sample is empty"
 
@@ -199,9 +210,9 @@ def record(plug: str, options: dict[str, Any], environment: Mapping[str, str]) -
         case Recorded(answers=answers):
             return answers
         case Missing(message=message, remedy=remedy):
-            raise Unavailable(message, remedy)
+            raise Unavailable(words(message), words(remedy))
         case Failed(message=message, reason=reason):
-            raise ReadFailed(message, reason)
+            raise ReadFailed(words(message), reason)
         case _:
             raise ReadFailed(f"the child answered out of turn: {type(reply).__name__}", "shape")
 
@@ -215,10 +226,10 @@ class _Child:
         self._buffer = bytearray()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "wattgram.child"],
+                [sys.executable, "-s", "-m", "wattgram.child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env={**environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p and os.pathsep not in p)},
                 cwd="/",
                 bufsize=0,
                 start_new_session=True,
@@ -229,6 +240,7 @@ class _Child:
         assert self._process.stdout is not None
         self._input: IO[bytes] = self._process.stdin
         self._output: IO[bytes] = self._process.stdout
+        os.set_blocking(self._input.fileno(), False)
         self._decoder = msgspec.msgpack.Decoder(Reply)
         self.pid = self._process.pid
         self.cost: Cost | None = None
@@ -259,8 +271,8 @@ class _Child:
     def _reply(self, deadline: float, seconds: float) -> Reply:
         try:
             reply: Reply = self._decoder.decode(self._frame(deadline, seconds))
-        except msgspec.DecodeError as error:
-            raise ReadFailed(f"the reading process wrote what it should not: {error}", "shape") from error
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ReadFailed(f"the reading process wrote what it should not: {words(str(error))}", "shape") from error
         if isinstance(reply, Gave):
             self.cost = reply.cost
         return reply

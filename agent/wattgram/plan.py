@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from wattgram import isolated, registry
 from wattgram.config import AUTO, Config
@@ -52,9 +53,16 @@ def chain(config: Config) -> tuple[tuple[Link, ...], tuple[str, ...]]:
             if not obstacle:
                 rung = Rung(name, float(config.providers[name].hold or traits.hold), traits.bases, named=named)
                 links.setdefault(name, Link(name, named, config.secrets.get(name), rung))
+                if name in config.secrets and _is_in_the_clear(getattr(config.providers[name], "base_url", "")):
+                    remarks.append(f"{name}: its token travels in the clear; set carbon.{name}.base_url to https://…")
             elif _covers(traits, config.carbon.zone):
                 remarks.append(f"{name}: not asked, {obstacle}")
     return tuple(links.values()), tuple(remarks)
+
+
+def _is_in_the_clear(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost")
 
 
 def _covers(traits: Traits, zone: str) -> bool:

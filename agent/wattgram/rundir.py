@@ -10,6 +10,7 @@ from pathlib import Path
 from wattgram.files import read_small, write_whole
 
 LONGEST_WISH = 64
+LONGEST_PAUSE = 366 * 86_400.0
 
 
 def runtime_directory(environ: Mapping[str, str], uid: int | None = None) -> Path | None:
@@ -61,13 +62,9 @@ class RunDirectory:
         """Leave word for how long the daemon is to pause; None: until it is told to resume. Raise OSError."""
         if self.folder is None:
             return
-        path = self.folder / self._wish
-        path.unlink(missing_ok=True)
+        (self.folder / self._wish).unlink(missing_ok=True)
         if seconds is not None:
-            # Made anew: a link that somebody laid there is not followed.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(f"{seconds:.3f}\n")
+            write_whole(self.folder / self._wish, f"{seconds:.3f}\n".encode(), 0o644)
 
     def take_wish(self) -> float | None:
         """Return for how many seconds to pause, once; None: until told to resume."""
@@ -79,7 +76,7 @@ class RunDirectory:
             seconds = float(text)
         except ValueError:
             return None
-        return seconds if 0 < seconds < float("inf") else None
+        return seconds if 0 < seconds <= LONGEST_PAUSE else None
 
     def _write(self, name: str, text: str) -> None:
         if self.folder is None:

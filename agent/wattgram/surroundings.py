@@ -18,7 +18,8 @@ from pathlib import Path
 from shlex import quote
 
 from wattgram import __version__, registry
-from wattgram.config import DEFAULT_FILE, Config, state_directory
+from wattgram.config import DEFAULT_FILE, Config
+from wattgram.crew import cache_file
 from wattgram.diagnosis import ABSENT, BROKEN, FILES, FINE, HOST, PORT, RIGHTS, Finding
 from wattgram.plan import enabled_sources
 from wattgram.ports import ConfigError, ReadFailed, Secret
@@ -198,7 +199,7 @@ def files(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
         if not paths:
             yield _secret(name, secret, required=required)
     if config.carbon.zone:
-        yield _cache(Path(config.carbon.cache_file or state_directory(environ) / "intensities.json"))
+        yield _cache(cache_file(config, environ))
     if config.web.config_file:
         yield _web(Path(config.web.config_file))
 
@@ -240,8 +241,10 @@ def _secret(name: str, secret: Secret, *, required: bool) -> Finding:
     return Finding(FILES, what, FINE, f"from {secret.origin}", required=required)
 
 
-def _cache(path: Path) -> Finding:
+def _cache(path: Path | None) -> Finding:
     what = "carbon.cache_file"
+    if path is None:
+        return Finding(FILES, what, ABSENT, "nowhere to keep it: HOME is not set", "set carbon.cache_file")
     nearest = next((p for p in path.parents if _is_there(p)), Path("/"))
     with contextlib.suppress(OSError):
         if os.access(nearest, os.W_OK) and nearest.is_dir() and not path.is_dir():
@@ -314,7 +317,7 @@ def _is_ours(host: str, number: str) -> bool:
         return False
     finally:
         fetcher.close()
-    return reply.body.startswith(ALIVE)
+    return reply.status == 200 and reply.body.startswith(ALIVE)  # noqa: PLR2004
 
 
 # --- host -------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Callable
 
 from wattgram.model import Snapshot
@@ -10,6 +12,8 @@ from wattgram_exporters import encoding, page, status
 from wattgram_exporters.families import families
 from wattgram_exporters.guard import Guard
 from wattgram_exporters.server import Request, Response, Server
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def open_exporter(listen: str, snapshots: Snapshots, config_file: str = "") -> PrometheusExporter:
@@ -20,6 +24,21 @@ def open_exporter(listen: str, snapshots: Snapshots, config_file: str = "") -> P
 def check_web_config(path: str) -> None:
     """Raise ConfigError when a web.config.yml, or a file that it names, cannot be used."""
     Guard(path).close()
+
+
+def is_local_name(host: str) -> bool:
+    """Whether `HOST:PORT` means this machine and no other.
+
+    A page in a browser here may have a name of its own point at 127.0.0.1 and read what answers there; its requests
+    bear that name. An empty host is no browser's.
+    """
+    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+    if name.lower() in ("localhost", ""):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def gauges(snapshot: Snapshot) -> bytes:
@@ -39,6 +58,7 @@ class PrometheusExporter:
         self._encode = encoding.Encoder()
         self._guard = guard or Guard()
         self._server = Server(listen, self.answer, guard=self._guard)
+        self._is_local = is_local_name(listen)
         self._routes: dict[str, Callable[[Request], Response]] = {
             "/": self._page,
             "/metrics": self._metrics,
@@ -68,6 +88,8 @@ class PrometheusExporter:
 
     def answer(self, request: Request) -> Response:
         """Return the answer to one request."""
+        if self._is_local and not is_local_name(request.headers.get("host", "")):
+            return Response(421, b"this is a local address: ask for localhost\n")
         route = self._routes.get(request.path)
         if route is None:
             return Response(404, b"not found; see /\n")
@@ -97,7 +119,7 @@ class PrometheusExporter:
         body = page.render(self._snapshots()).encode()
         headers = {
             "Content-Type": "text/html; charset=utf-8",
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+            "Content-Security-Policy": POLICY,
             "Cache-Control": "no-store",
         }
         return Response(200, body, headers)

@@ -49,9 +49,13 @@ def curve(wanted: tuple[str, ...]) -> str:
     raise ConfigError(f"tls_server_config.curve_preferences: Python's ssl cannot enforce {', '.join(wanted)} here")
 
 
+# The kinds of names that the toolkit compares: DNS, address, mail, URI, as OpenSSL calls them.
+KINDS = frozenset({"DNS", "IP Address", "email", "URI"})
+
+
 def is_allowed(names: Collection[tuple[str, str]], allowed: tuple[str, ...] | None) -> bool:
     """Whether one of a client certificate's names is allowed, exactly; `allowed` None: any."""
-    return allowed is None or any(_as_go_writes(kind, name) in allowed for kind, name in names)
+    return allowed is None or any(_as_go_writes(kind, name) in allowed for kind, name in names if kind in KINDS)
 
 
 def _as_go_writes(kind: str, name: str) -> str:

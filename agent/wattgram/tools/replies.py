@@ -17,7 +17,7 @@ MOST_GRAMS_PER_KWH = 3000.0
 # Clocks differ: what begins this much after ours is taken to have begun.
 SKEW_SECONDS = 300.0
 # No value of a grid is of another time, and not every library can write one that is.
-YEARS = range(1970, 3000)
+YEARS = range(1900, 3000)
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE
 )
