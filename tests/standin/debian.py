@@ -85,24 +85,36 @@ def _fetch(cache: Path, package: str, names: tuple[str, ...]) -> None:
 
 
 def _unpack(building: Path, package: str) -> None:
-    """A package's files below `building/tree`; apt keeps its state beside it, so that no root is needed."""
-    for folder in ("state/lists/partial", "cache/archives/partial", "tree"):
-        (building / folder).mkdir(parents=True)
+    """A package's files below `building/tree`."""
+    settings = apt_settings(building)
+    ran(["apt-get", *settings, "update"], building)
+    ran(["apt-get", *settings, "download", package], building)
+    unpack_all(building)
+
+
+def apt_settings(folder: Path) -> list[str]:
+    """Return what makes apt keep its state in a folder, whose parts are made, so that no root is needed."""
+    for part in ("state/lists/partial", "cache/archives/partial", "tree"):
+        (folder / part).mkdir(parents=True)
     settings = {
-        "Dir::State": building / "state",
+        "Dir::State": folder / "state",
         "Dir::State::status": "/var/lib/dpkg/status",
-        "Dir::Cache": building / "cache",
+        "Dir::Cache": folder / "cache",
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
         "Acquire::Retries": "1",
         "Acquire::http::Timeout": "20",
     }
-    apt = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in settings.items())]
-    _ran([*apt, "update"], building)
-    _ran([*apt, "download", package], building)
-    for archive in building.glob("*.deb"):
-        _ran(["dpkg", "-x", str(archive), "tree"], building)
+    return ["-q", *(f"-o{key}={value}" for key, value in settings.items())]
 
 
-def _ran(command: Sequence[str], directory: Path) -> None:
-    subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, timeout=120)
+def unpack_all(folder: Path) -> None:
+    """Unpack every package that lies in a folder into its `tree`."""
+    for archive in folder.glob("*.deb"):
+        ran(["dpkg", "-x", str(archive), "tree"], folder)
+
+
+def ran(command: Sequence[str], directory: Path) -> str:
+    """Return what a command prints; raise CalledProcessError with what it complained of."""
+    done = subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, timeout=180)
+    return done.stdout

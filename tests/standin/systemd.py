@@ -7,10 +7,12 @@ import functools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+
+from standin import debian
+from standin.debian import apt_settings, unpack_all
 
 _CACHE = Path(__file__).resolve().parents[2] / ".cache/systemd-tools"
 
@@ -59,38 +61,19 @@ def _fetched(cache: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (cache / "complete").exists():
             shutil.rmtree(cache, ignore_errors=True)
-            for folder in ("state/lists/partial", "archives/partial", "tree"):
-                (cache / folder).mkdir(parents=True)
-            _said(["apt-get", *_settings(cache), "update"], cache)
-            _said(["apt-get", *_settings(cache), "download", *_lacking(cache)], cache)
-            for package in cache.glob("*.deb"):
-                _said(["dpkg", "-x", str(package), "tree"], cache)
+            settings = apt_settings(cache)
+            debian.ran(["apt-get", *settings, "update"], cache)
+            debian.ran(["apt-get", *settings, "download", *_lacking(cache, settings)], cache)
+            unpack_all(cache)
             (cache / "complete").touch()
     return cache / "tree"
 
 
-def _lacking(cache: Path) -> list[str]:
+def _lacking(cache: Path, settings: list[str]) -> list[str]:
     """The package and, down to the last one, what it depends on and is not installed; no resolver may refuse."""
     links = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
     only = [f"--no-{link}" for link in links]
-    tree = _said(["apt-cache", *_settings(cache), "depends", "--recurse", *only, "systemd"], cache)
-    installed = set(_said(["dpkg-query", "--show", "--showformat", "${Package}\n"], cache).split())
-    return sorted({line for line in tree.splitlines() if line[0].isalnum() and ":" not in line} - installed)
-
-
-def _settings(cache: Path) -> Iterable[str]:
-    settings = {
-        "Dir::State": cache / "state",
-        "Dir::State::status": "/var/lib/dpkg/status",
-        "Dir::Cache": cache,
-        "APT::Sandbox::User": "root",
-        "Acquire::Languages": "none",
-        "Acquire::Retries": "1",
-        "Acquire::http::Timeout": "20",
-    }
-    return ["-q", *(f"-o{key}={value}" for key, value in settings.items())]
-
-
-def _said(command: list[str], directory: Path) -> str:
-    done = subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, timeout=180)
-    return done.stdout
+    tree = debian.ran(["apt-cache", *settings, "depends", "--recurse", *only, "systemd"], cache)
+    installed = set(debian.ran(["dpkg-query", "--show", "--showformat", "${Package}\n"], cache).split())
+    needed = {line for line in tree.splitlines() if line[0].isalnum() and ":" not in line}
+    return sorted({"systemd", *(needed - installed)})
