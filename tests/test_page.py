@@ -266,6 +266,18 @@ def test_a_component_of_which_nothing_is_known_is_unknown_and_not_zero() -> None
     assert "GPUs 0" not in words
 
 
+def test_no_share_of_a_whole_that_is_not_known() -> None:
+    """While one device is silent the others' shares, and grams per hour, would be those of something else."""
+    grid = Grid("FR", "lifecycle", PRICE, (PRICE,))
+    silent = render(snapshot(account(watts=None), account("cpu", watts=100.0), grid=grid))
+    whole = render(snapshot(account(watts=100.0), account("cpu", watts=100.0), grid=grid))
+
+    assert ("of those that answer" in silent, "of those that answer" in whole) == (True, False)
+    assert ("at this power" in silent, "at this power" in whole) == (False, True)
+    assert ('data-label="share">50' in silent, 'data-label="share">50' in whole) == (False, True)
+    assert 'data-label="share">100' not in silent.partition("together")[0]
+
+
 def test_zero_power_is_zero() -> None:
     """It was measured."""
     words = text(snapshot(account(watts=0.0)))

@@ -93,6 +93,11 @@ def _watts_now(snapshot: Snapshot) -> float | None:
     return sum(known) if known else None
 
 
+def _watts_of_all(snapshot: Snapshot) -> float | None:
+    """The power of all devices; None while one does not answer, since a part of it is no whole."""
+    return None if health.silent(snapshot) else _watts_now(snapshot)
+
+
 def _power(d: DeviceTotals, snapshot: Snapshot) -> float | None:
     return d.watts if is_fresh(d, snapshot) else None
 
@@ -155,7 +160,7 @@ def _mass_card(snapshot: Snapshot, energy: float) -> str:
     note = "since the daemon started"
     if energy and unpriced:
         note += f", {percent(unpriced / energy)} of the energy unpriced"
-    price, known = snapshot.grid.price, _watts_now(snapshot)
+    price, known = snapshot.grid.price, _watts_of_all(snapshot)
     if price is not None and known:
         hourly = known / 1000 * price.grams_per_kwh
         note += f"; at this power and price {mass_scale(hourly)(hourly)}/h"
@@ -207,7 +212,7 @@ def _devices(snapshot: Snapshot) -> str:
 
 
 def _row(d: DeviceTotals, snapshot: Snapshot, energy: Scale, mass: Scale | None) -> str:
-    power, total = _power(d, snapshot), _watts_now(snapshot)
+    power, total = _power(d, snapshot), _watts_of_all(snapshot)
     identity = " · ".join(filter(None, (d.device.id, d.device.pci_bus_id)))
     name = health.device_name(d)
     model = f"<small>{words(d.device.name, 80)}</small>" if d.device.name != name else ""
@@ -279,7 +284,7 @@ def _sum(snapshot: Snapshot, energy: Scale, mass: Scale | None) -> str:
     cells = [
         head("together"),
         cell("" if known is None else f"{known:,.1f} W", "power", "n power"),
-        cell("", "", "n"),
+        cell("" if _watts_of_all(snapshot) else "of those that answer", "", "n soft"),
         cell(energy(sum(joules(d.microjoules) for d in snapshot.devices)), "energy", "n"),
     ]
     cells += [cell(mass(sum(grams(d.carbon) for d in snapshot.devices)), "CO₂e", "n")] if mass else []
