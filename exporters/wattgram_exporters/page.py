@@ -94,8 +94,9 @@ def _watts_now(snapshot: Snapshot) -> float | None:
 
 
 def _watts_of_all(snapshot: Snapshot) -> float | None:
-    """The power of all devices; None while one does not answer, since a part of it is no whole."""
-    return None if health.silent(snapshot) else _watts_now(snapshot)
+    """The power of all devices that are awake; None while one does not tell, since a part of it is no whole."""
+    awake = (d for d in snapshot.devices if health.SUSPENDED not in health.silence(d, snapshot))
+    return None if any(_power(d, snapshot) is None for d in awake) else _watts_now(snapshot)
 
 
 def _power(d: DeviceTotals, snapshot: Snapshot) -> float | None:
