@@ -304,6 +304,41 @@ def test_a_card_that_hangs_while_it_is_looked_up_delays_nobody_for_ever(cards: l
     assert (["GPU-b"], ["gpu 0"]) == ids(source.read())
 
 
+# --- a card more ----------------------------------------------------------------------------------
+
+
+def test_a_card_that_the_kernel_has_bound_since_is_seen_by_a_new_process(
+    cards: list[Card], clock: ManualClock, tmp_path: Path
+) -> None:
+    """NVML shows what was there when it was initialised. It is looked for now and then, and said once."""
+    bound = tmp_path / "driver/nvidia/gpus"
+    (bound / "0000:07:00.0").mkdir(parents=True)
+    source = NvmlSource(Fake(*cards), clock, every=EVERY, state_every=5.0, procfs=tmp_path)
+    source.open()
+    (bound / "0000:08:00.0").mkdir()
+    early = source.read()
+    clock.advance(31.0)
+
+    with pytest.raises(ReadFailed, match=r"0000:08:00\.0") as caught:
+        source.read()
+
+    assert ["GPU-a", "GPU-b"] == ids(early)[0]
+    assert caught.value.fatal
+    assert ["GPU-a", "GPU-b"] == ids(source.read())[0]
+
+
+def test_a_card_that_went_is_no_reason_for_a_new_process(cards: list[Card], clock: ManualClock, tmp_path: Path) -> None:
+    """It is lost, which NVML says itself; nor is a host that shows no such folder."""
+    bound = tmp_path / "driver/nvidia/gpus"
+    (bound / "0000:07:00.0").mkdir(parents=True)
+    source = NvmlSource(Fake(*cards), clock, every=EVERY, state_every=5.0, procfs=tmp_path)
+    source.open()
+    (bound / "0000:07:00.0").rmdir()
+    clock.advance(31.0)
+
+    assert ["GPU-a", "GPU-b"] == ids(source.read())[0]
+
+
 # --- the ring ----------------------------------------------------------------------------------------
 
 
