@@ -587,6 +587,18 @@ def test_what_failed_for_want_of_something_else_is_tried_again(directory: Path) 
 # --- the many, and the system's own limits ------------------------------------------------------------
 
 
+def test_a_house_that_is_made_smaller_lets_the_idlest_go() -> None:
+    """Strangers first; who was served last stays."""
+    places: Places[str] = Places(4)
+    for guest in ("a", "b", "c", "d"):
+        places.enter(guest)
+    places.served("a")
+
+    assert ["b", "c"] == list(places.resize(2))
+    assert ["d", "a"] == list(places)
+    assert "d" == places.enter("e")
+
+
 def test_strangers_make_room_before_the_known_and_the_known_hold_half() -> None:
     """So neither a flood of silent ones nor one of served ones shuts the door."""
     places: Places[str] = Places(4)

@@ -29,6 +29,12 @@ class Places(Generic[Guest]):
     def __contains__(self, guest: Guest) -> bool:
         return guest in self._strangers or guest in self._known
 
+    def resize(self, most: int) -> Iterator[Guest]:
+        """Have another number of places; yield who has to leave, who no longer counts."""
+        self._most = most
+        while len(self) > most and (guest := self.idlest()) is not None:
+            yield guest
+
     def enter(self, guest: Guest) -> Guest | None:
         """Take a newcomer in; return who has to leave for it, who no longer counts."""
         leaving = self.idlest() if len(self) >= self._most else None

@@ -162,6 +162,9 @@ class Server:
             remedy = "raise the limit of open files (LimitNOFILE=)" if error.errno == errno.EMFILE else "will try again"
             log.warning("no connection is accepted: %s, with %d clients; %s", _cause(error), len(self._clients), remedy)
         self._refused_at = self._loop.time()
+        # The limit may be another than at the start: readings need descriptors too.
+        for leaving in self._clients.resize(self._limits.within(_descriptors())):
+            leaving.cancel()
         if is_full and (idlest := self._clients.idlest()):
             idlest.cancel()
         self._loop.remove_reader(self._socket)
