@@ -6,6 +6,8 @@ import os
 import threading
 import time
 
+import pytest
+
 from wattgram.clock import SystemClock
 
 
@@ -43,3 +45,12 @@ def test_a_bell_gives_its_descriptor_back() -> None:
     bells.clear()
 
     assert (before + 10, before) == (during, len(os.listdir("/proc/self/fd")))  # noqa: PTH208
+
+
+@pytest.mark.parametrize("seconds", [3e7, 1e12, float("inf")])
+def test_a_long_patience_is_no_error(seconds: float) -> None:
+    """The kernel counts milliseconds in 31 bits: 24 days. A provider may be asked once a year."""
+    bell = SystemClock().bell()
+    threading.Timer(0.05, bell.ring).start()
+
+    assert bell.wait(seconds)

@@ -310,7 +310,7 @@ def test_an_address_of_another_machine_is_not_taken_for_our_own_daemon(host: Hos
     assert "daemon" not in finding["remedy"]
 
 
-@pytest.mark.parametrize("listen", ["no.such.host.invalid:1", f"{'a' * 100}:1", "[::g]:1"])
+@pytest.mark.parametrize("listen", ["no.such.host.invalid:1", f"{'a' * 100}:1"])
 def test_an_address_that_is_none_does_not_end_the_examination(host: Host, listen: str) -> None:
     assert "ok" != host.findings(over(host.rapl()), "--listen", listen)["web.listen"]["state"]
 

@@ -390,6 +390,28 @@ def test_the_pause_doubles_while_nothing_is_read_and_begins_anew_after_a_reading
     assert 1.0 == pause()
 
 
+def test_a_close_while_another_thread_reads_is_no_bug(stage: Stage) -> None:
+    """Told to stop in the middle of a turn: the reader finds its child gone, and that is all."""
+    stage.pid()
+    stage.play("hang")
+    failures: list[Exception] = []
+
+    def read() -> None:
+        try:
+            stage.source.read()
+        except ReadFailed as failure:
+            failures.append(failure)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    time.sleep(0.1)
+    stage.source.close()
+    reader.join(DEADLINE)
+
+    assert not reader.is_alive()
+    assert 1 == len(failures)
+
+
 @pytest.mark.parametrize(("word", "ending"), [("leave", "exit code 7"), ("bug", "exit code 1")])
 def test_how_a_child_ended_is_told(stage: Stage, word: str, ending: str) -> None:
     stage.play(word)

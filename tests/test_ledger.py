@@ -299,6 +299,15 @@ def test_a_late_reading_does_not_turn_the_gauges_back(house: House) -> None:
 # --- snapshots --------------------------------------------------------------------------------------
 
 
+def test_another_interval_or_source_of_a_device_is_taken_up(house: House) -> None:
+    """By a reload: else a gauge would be called old after three of the intervals of before, or fresh for too long."""
+    house.run(1.0, 2.0)
+    later = Accountant("hwmon", 30.0, Meter(max_gap=90.0), house.tariff, house.ledger)
+    later.receive(Sample(house.clock.now(), (house.read(3.0),)))
+
+    assert ("hwmon", 30.0) == (house.device().source, house.device().every)
+
+
 def test_a_snapshot_has_no_effect(house: House) -> None:
     """However often it is taken, the books are those of a house that nobody looked at."""
     watched, alone = house, build()

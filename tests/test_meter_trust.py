@@ -515,6 +515,18 @@ def test_the_crosscheck_forgets_after_five_minutes() -> None:
     assert pytest.approx(1.0) == bench.ratio
 
 
+def test_the_crosscheck_is_absent_once_nothing_of_it_is_of_the_last_five_minutes() -> None:
+    """Power is told no more: what was compared an hour ago is no statement about now."""
+    bench = Bench()
+    bench.read(60)
+    known = bench.ratio
+    bench.watts = None
+    bench.read(400)
+
+    assert known is not None
+    assert bench.ratio is None
+
+
 def test_the_crosscheck_is_absent_where_one_of_both_is_not_known() -> None:
     """A processor has no wattmeter, an older board no counter."""
     package, board = Bench(PACKAGE, watts=None), Bench(joules=None)
@@ -556,7 +568,7 @@ def test_judging_a_counter_costs_next_to_nothing_at_the_least_interval() -> None
     before = time.process_time()
     for tick in range(6000, 6100):
         compare(tick)
-        trust.ratio()
+        trust.ratio((tick + 1) * 0.05)
     spent = time.process_time() - before
 
     assert spent / 100 < 0.001  # seconds; eight cards take eight times as much, twenty times a second

@@ -304,6 +304,17 @@ def test_a_card_that_hangs_while_it_is_looked_up_delays_nobody_for_ever(cards: l
     assert (["GPU-b"], ["gpu 0"]) == ids(source.read())
 
 
+def test_what_a_card_says_no_more_is_not_what_it_said_before(cards: list[Card], clock: ManualClock) -> None:
+    """Utilisation and temperature of an hour ago, dated now, are frozen gauges."""
+    source = opened(Fake(*cards), clock)
+    said = source.read().readings[0].state
+    cards[0].codes["state"] = GPU_IS_LOST
+    clock.advance(6.0)
+
+    assert said is not None
+    assert None is source.read().readings[0].state
+
+
 # --- a card more ----------------------------------------------------------------------------------
 
 

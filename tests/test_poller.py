@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
@@ -532,3 +534,65 @@ def test_who_retires_does_what_is_last_in_its_own_thread_and_reports_no_more(clo
     loop.run()
 
     assert ([], ["closed"]) == (reported, last)
+
+
+@pytest.mark.parametrize(("up", "paused"), [(None, None), (False, False)])
+def test_a_pause_of_what_was_never_there_is_no_alarm(
+    clock: ManualClock,
+    up: bool | None,  # noqa: FBT001
+    paused: bool | None,  # noqa: FBT001
+) -> None:
+    """A host without a driver has no row for it, before, during and after."""
+    missing = Unavailable("no driver")
+    loop = poller(clock, Plug(clock, missing, Paused("paused"), missing), up=up)
+    seen = []
+    for _ in range(3):
+        loop.turn()
+        seen.append(loop.health.up)
+
+    assert [up, paused, up] == seen
+
+
+def test_what_is_asked_for_by_name_later_is_shown_as_missing(clock: ManualClock) -> None:
+    """By a reload: it ends nothing now, but whoever watches is told before the next start is."""
+    told: list[Unavailable] = []
+    missing = Unavailable("no driver")
+    loop = poller(clock, Plug(clock, missing, missing, missing), missing=told.append)
+    loop._missing = None
+    loop.turn()
+    before = loop.health.up
+    loop.require(required=True)
+    loop.turn()
+    required = loop.health.up
+    loop.require(required=False)
+    loop.turn()
+
+    assert (None, False, None) == (before, required, loop.health.up)
+    assert [] == told
+
+
+def test_a_loop_begins_when_the_one_before_it_has_ended(clock: ManualClock) -> None:
+    """Two of one source would book the same seconds."""
+    order: list[str] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        entered.set()
+        assert go_on.wait(10.0)
+        order.append("old")
+
+    old = poller(clock, slow)
+    old.start()
+    assert entered.wait(10.0)
+    old.retire(lambda: order.append("closed"))
+    new = Poller(Health("nvml", "source", EVERY), lambda: order.append("new"), clock, lambda _: None, after=old)
+    new.start()
+    go_on.set()
+    old.join()
+    end = time.monotonic() + 10.0
+    while len(order) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    new.stop()
+    new.join()
+
+    assert ["old", "closed", "new"] == order

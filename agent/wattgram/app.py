@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import platform
@@ -17,6 +18,7 @@ from wattgram.crew import Crew
 from wattgram.feed import SourceFeed
 from wattgram.ledger import Ledger
 from wattgram.model import Instant, Reload, Snapshot
+from wattgram.plan import DOUBT
 from wattgram.ports import Clock, ConfigError, Exporter, Unavailable
 from wattgram.rundir import RunDirectory
 from wattgram.systemd import Notifier, Watchdog, watchdog_seconds
@@ -28,7 +30,6 @@ SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, PAUSE, RESUME
 READY_SECONDS, STATUS_SECONDS = 0.1, 10.0
 # What cannot change while the daemon runs.
 FIXED = ("listen", "config_file")
-LOOPBACK = ("127.", "[::1]", "localhost")
 
 log = logging.getLogger("wattgram")
 
@@ -45,6 +46,7 @@ class App:
         watchdog = Watchdog(self._notifier, watchdog_seconds(environ))
         self._crew = Crew(config, clock, environ, self.ledger, watchdog, self._not_there)
         self._code: int | None = None
+        self._told = ""
 
     @property
     def feeds(self) -> dict[str, SourceFeed]:
@@ -86,24 +88,23 @@ class App:
     def _introduce(self, exporter: Exporter) -> None:
         listen = self.config.web.listen
         log.info("wattgram %s listens on %s://%s", __version__, exporter.scheme, listen)
-        if exporter.is_open and not listen.startswith(LOOPBACK):
+        if exporter.is_open and not _is_loopback(listen):
             log.warning(
                 "whoever reaches %s may read what this server draws; TLS and passwords are set by web.config_file",
                 listen,
             )
         for remark in self._crew.remarks:
-            log.info("%s", remark)
+            log.log(logging.WARNING if remark.startswith(DOUBT) else logging.INFO, "%s", remark)
 
     def _wait(self, reload: Callable[[Config], Config]) -> None:
         """Do what signals say until one says to stop."""
-        told = ""
         while True:
             snapshot = self.ledger.snapshot()
             status = _status(snapshot)
-            if not snapshot.awaited and status != told:
-                self._notifier.status(status) if told else self._notifier.ready(status)
-                told = status
-            caught = signal.sigtimedwait(SIGNALS, STATUS_SECONDS if told else READY_SECONDS)
+            if not snapshot.awaited and status != self._told:
+                self._notifier.status(status) if self._told else self._notifier.ready(status)
+                self._told = status
+            caught = signal.sigtimedwait(SIGNALS, STATUS_SECONDS if self._told else READY_SECONDS)
             if caught is not None and not self._obey(caught.si_signo, reload):
                 return
 
@@ -121,7 +122,8 @@ class App:
         return True
 
     def _reload(self, reload: Callable[[Config], Config]) -> None:
-        self._notifier.reloading()
+        if self._told:  # else the service is still starting, and that is what its manager knows
+            self._notifier.reloading()
         at = self._clock.now().wall
         try:
             config = reload(self.config)
@@ -141,7 +143,8 @@ class App:
                 "the configuration was read anew: %s",
                 ", ".join(changed) or "nothing changed",
             )
-        self._notifier.ready(_status(self.ledger.snapshot()))
+        if self._told:
+            self._notifier.ready(self._told)
 
     def _pause(self) -> None:
         seconds = self._directory.take_wish()
@@ -161,6 +164,14 @@ class App:
         log.error("%s was asked for and is not there: %s; %s", name, missing, missing.remedy)
         self._code = MISSING
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_loopback(listen: str) -> bool:
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _status(snapshot: Snapshot) -> str:

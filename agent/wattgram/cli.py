@@ -145,7 +145,8 @@ def pause(arguments: argparse.Namespace) -> int:
     if left:
         print(f"wattgram: process {left[0]} still holds the driver: it hangs there", file=sys.stderr)
         return MISSING
-    print(f"paused {f'for {arguments.span}' if seconds else 'until told: wattgram resume'}; the driver is let go of")
+    again = f"wattgram resume{f' --listen {arguments.listen}' if arguments.listen else ''}"
+    print(f"paused {f'for {arguments.span}' if seconds else f'until told: {again}'}; the driver is let go of")
     return GOOD
 
 
@@ -161,6 +162,7 @@ def resume(arguments: argparse.Namespace) -> int:
             f"wattgram: process {pid} cannot be told: {error.strerror}; run this as its user or root", file=sys.stderr
         )
         return MISSING
+    print("resumed")
     return GOOD
 
 
@@ -169,7 +171,9 @@ def _daemon(arguments: argparse.Namespace) -> tuple[RunDirectory, int | None]:
     listen = _load(arguments).web.listen
     directory = RunDirectory(listen, os.environ)
     pid = directory.daemon()
-    if pid is None:
+    if directory.folder is None:
+        print("wattgram: this user has no runtime directory (XDG_RUNTIME_DIR); kill -USR1 PID pauses", file=sys.stderr)
+    elif pid is None:
         print(
             f"wattgram: no daemon for {listen} is known in {directory.folder}; is it another's, or on another port "
             "(--listen)? In a service: systemctl kill --signal=SIGUSR1 wattgram (SIGUSR2 resumes)",
@@ -213,6 +217,7 @@ def _load(arguments: argparse.Namespace, old: config.Config | None = None) -> co
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wattgram",
+        allow_abbrev=False,
         description="A live power meter for training servers: watts in, grams out.",
         epilog="Exit codes: 0 good, 1 bug, 2 configuration, 3 something asked for by name is not there.",
     )
@@ -231,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
         name: str, command: Callable[[argparse.Namespace], int], *parents: argparse.ArgumentParser
     ) -> argparse.ArgumentParser:
         text = (command.__doc__ or "").strip()
-        added = commands.add_parser(name, help=text, description=text, parents=[common, *parents])
+        added = commands.add_parser(name, help=text, description=text, parents=[common, *parents], allow_abbrev=False)
         added.set_defaults(command=command)
         return added
 

@@ -9,6 +9,9 @@ import time
 
 from wattgram.model import Instant
 
+# The kernel counts a poll's milliseconds in 31 bits.
+LONGEST_POLL = 86_400.0
+
 
 class SystemClock:
     """The machine's own clocks: CLOCK_MONOTONIC and CLOCK_REALTIME."""
@@ -47,7 +50,13 @@ class KernelBell:
 
     def wait(self, seconds: float) -> bool:
         """Return whether it rang, at once or within so many seconds; then it is quiet again."""
-        rang = bool(self._poll.poll(max(0.0, seconds) * 1000))
+        end = time.monotonic() + seconds
+        rang = False
+        while not rang:
+            left = max(0.0, end - time.monotonic())
+            rang = bool(self._poll.poll(min(left, LONGEST_POLL) * 1000))
+            if left <= LONGEST_POLL:
+                break
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event)
         return rang

@@ -6,6 +6,7 @@ Flag > environment (`WATTGRAM_SECTION__KEY`) > file > default.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 import os
 import re
@@ -347,7 +348,12 @@ def _web_complaints(web: Web) -> Iterator[tuple[str, str]]:
     host, colon, port = web.listen.rpartition(":")
     good = colon and port.isascii() and port.isdigit() and int(port[:6]) <= HIGHEST_PORT
     if not good or "/" in host:
-        yield "web.listen", 'expected HOST:PORT, such as "127.0.0.1:14044"'
+        yield "web.listen", 'expected HOST:PORT, such as "127.0.0.1:14044", with a port up to 65535'
+    elif "[" in host or "]" in host or ":" in host:
+        try:
+            ipaddress.IPv6Address(host[1:-1] if host[:1] == "[" and host[-1:] == "]" else "")
+        except ValueError:
+            yield "web.listen", 'an IPv6 address stands in brackets, such as "[::1]:14044"'
 
 
 def _address_complaint(url: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,6 +36,9 @@ PROVIDER_PATIENCE = {
     "timeout": Patience(30, 900),
     "shape": Patience(60, 900),
 }
+
+
+log = logging.getLogger("wattgram")
 
 
 @dataclass(slots=True)
@@ -71,6 +75,8 @@ class Crew:
         self._former: dict[tuple[str, str], Health] = {}
         self._providers: dict[str, tuple[Poller, ProviderFeed]] = {}
         self._links = links
+        self._leaving: dict[str, Poller] = {}
+        self._pause: tuple[Instant | None] | None = None
         self._sources = {name: self._hire(name, config) for name in enabled_sources(config)}
         self._reprice(config, links)
 
@@ -112,12 +118,14 @@ class Crew:
 
     def pause(self, until: Instant | None) -> None:
         """Let go of every driver that a process of its own holds, until a moment or `resume`."""
+        self._pause = (until,)
         for hand in self._holding_drivers():
             hand.feed.pause(until)
             hand.poller.wake()
 
     def resume(self) -> None:
         """Take the drivers up again."""
+        self._pause = None
         for hand in self._holding_drivers():
             hand.feed.resume()
             hand.poller.wake()
@@ -141,9 +149,11 @@ class Crew:
         meter = Meter(max_gap=GAP_INTERVALS * every)
         accountant = Accountant(name, every, meter, self.tariff, self._ledger)
         opener = source_opener(name, config, self._clock, self._environ)
-        feed = SourceFeed(name, opener, accountant, meter, self._claims, self._clock, every)
         required = bool(config.sources[name].enabled)
         health = self._health(Health(name, "source", every, up=False if required else None))
+        feed = SourceFeed(name, opener, accountant, meter, self._claims, self._clock, every, health.child)
+        if self._pause is not None and registry.SOURCES[name].isolated:
+            feed.pause(*self._pause)
         poller = Poller(
             health,
             feed,
@@ -154,6 +164,7 @@ class Crew:
             observe=feed.observe,
             pulse=partial(self._watchdog.hear, name),
             pulse_seconds=self._watchdog.every,
+            after=self._leaving.pop(name, None),  # one of a kind at a time: two would book the same seconds
         )
         return _Hand(poller, feed, accountant, _order(name, config))
 
@@ -163,24 +174,33 @@ class Crew:
         for name in [name for name in self._sources if name not in wanted]:
             hand = self._sources.pop(name)
             hand.poller.retire(hand.feed.retire)
+            self._leaving[name] = hand.poller
             self._forget(hand.poller.health)
             changed.append(f"{name} is switched off")
         self._claims.reorder(wanted)
         self._watchdog.watch(wanted)
         for name in wanted:
-            hand_at_work = self._sources.get(name)
-            if hand_at_work is None:
-                self._sources[name] = self._hire(name, config, at_start=False)
-                self._ledger.report(self._sources[name].poller.health)
-                self._sources[name].poller.start()
-                changed.append(f"{name} is switched on")
-            elif hand_at_work.order != _order(name, config):
-                hand_at_work.order = _order(name, config)
-                every = interval(name, config)
-                hand_at_work.feed.switch(source_opener(name, config, self._clock, self._environ), every)
-                hand_at_work.poller.wake(every)
-                changed.append(f"{name} is reopened")
+            if name in self._sources:
+                changed += self._change(name, self._sources[name], config)
+                continue
+            self._sources[name] = self._hire(name, config, at_start=False)
+            self._ledger.report(self._sources[name].poller.health)
+            self._sources[name].poller.start()
+            changed.append(f"{name} is switched on")
         return changed
+
+    def _change(self, name: str, hand: _Hand, config: Config) -> Iterator[str]:
+        """Tell one at work what is configured otherwise now; yield it in words."""
+        required = bool(config.sources[name].enabled)
+        if required != bool(self._config.sources[name].enabled):
+            hand.poller.require(required=required)
+            wanted = "asked for by name: should it be missing, the next start ends" if required else "optional"
+            yield f"{name} is {wanted}"
+        if hand.order != _order(name, config):
+            hand.order, every = _order(name, config), interval(name, config)
+            hand.feed.switch(source_opener(name, config, self._clock, self._environ), every)
+            hand.poller.wake(every)
+            yield f"{name} is reopened"
 
     def _holding_drivers(self) -> Iterator[_Hand]:
         return (hand for name, hand in self._sources.items() if registry.SOURCES[name].isolated)
@@ -208,6 +228,8 @@ class Crew:
         kept = cache.load()
         for link in links:
             self.tariff.learn(link.name, kept.get(link.name, ()), self._clock.now().wall)
+            if link.name in kept and stays:
+                log.info("%s: %d values from the cache price until newer ones come", link.name, len(kept[link.name]))
             keeps = stays and registry.provider(link.name).TRAITS.network
             keep = cache.keep if keeps else _forget
             self._providers[link.name] = self._engage(link, config, self.tariff, keep)
@@ -246,8 +268,9 @@ class Crew:
     # --- counters that go on ----------------------------------------------------------------------
 
     def _forget(self, health: Health) -> None:
+        """Keep what was counted, and go on showing it: a counter does not vanish while we live."""
         self._former[health.kind, health.name] = health
-        self._ledger.dismiss(health)
+        self._ledger.report(replace(health, up=None, error="switched off", remedy="", unanswered=()))
 
     def _health(self, fresh: Health) -> Health:
         """A newcomer's health; one who was here before goes on counting where it stopped."""

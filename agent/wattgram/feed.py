@@ -76,9 +76,11 @@ class Claims:
 
     def keeps(self, source: str, component: str) -> bool:
         """Whether this source's readings of this component are booked."""
-        if component not in CONTESTED or source not in self._order:
+        if component not in CONTESTED:
             return True
         with self._lock:
+            if source not in self._order:
+                return True
             for earlier in self._order[: self._order.index(source)]:
                 delivered = self._delivers.get(earlier)
                 if delivered is None or component in delivered:
@@ -107,7 +109,8 @@ def _claimed(device: Device) -> frozenset[str]:
 class SourceFeed:
     """One source's turn: open it if need be, read it, and give the accountant what this source keeps.
 
-    `pause`, `resume` and `switch` are called from other threads; the turn does what they ask.
+    `pause`, `resume` and `switch` are called from other threads; the turn does what they ask. `spent` is what its own
+    processes used in an earlier life.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class SourceFeed:
         claims: Claims,
         clock: Clock,
         every: float = 1.0,
+        spent: Cost | None = None,
     ) -> None:
         self._name = name
         self._opener = opener
@@ -130,7 +134,7 @@ class SourceFeed:
         self._given_up: set[str] = set()
         self._asleep = clock.asleep()
         self._silences = Silences(name, clock)
-        self._spent: Cost | None = None
+        self._spent = spent and replace(spent, resident_bytes=0)
         self._pause: Paused | None = None
         self._pause_ends = math.inf
         self._next: tuple[Callable[[], Source], float] | None = None
@@ -172,7 +176,7 @@ class SourceFeed:
         """Let go of the hardware from the next turn on, until a moment or `resume`."""
         when = f"until {datetime.fromtimestamp(until.wall, tz=timezone.utc):%H:%M:%S} UTC" if until else "until resumed"
         self._pause_ends = until.mono if until else math.inf
-        self._pause = Paused(f"paused {when}: the driver is let go of, and nothing is metered")
+        self._pause = Paused(f"paused {when}: the driver is let go of, and no GPU is metered")
 
     def resume(self) -> None:
         """Take the hardware up again at the next turn."""

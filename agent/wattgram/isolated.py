@@ -42,6 +42,8 @@ from wattgram.ports import REASONS, Clock, ReadFailed, Unavailable
 from wattgram.sound import Soundness
 
 OPEN_SECONDS = 30.0
+# No driver's call deserves longer, however rarely it is asked: the loop that waits is watched.
+PART_OF_TURN, LONGEST_ANSWER = 0.9, 10.0
 SILENT_INTERVALS = 5
 LEAST_SILENCE = 2.0
 MAX_ABANDONED = 3
@@ -83,7 +85,7 @@ class IsolatedSource:
         child = self._child or self._start()
         asked = self._clock.now().mono
         try:
-            reply = child.ask(Read(child.next_seq()), 0.9 * self._every)
+            reply = child.ask(Read(child.next_seq()), min(PART_OF_TURN * self._every, LONGEST_ANSWER))
         except ReadFailed as failure:
             if self._clock.now().mono - asked > self._every + LEAST_SILENCE:
                 self._heard = self._clock.now().mono  # it was we who did not run, not the child
@@ -113,10 +115,10 @@ class IsolatedSource:
 
     def close(self) -> None:
         """Close the child's input, give it a moment, kill it, leave."""
-        if self._child is not None:
-            self._child.end(GOODBYE_SECONDS)
-            self._retire(self._child)
-            self._child = None
+        child, self._child = self._child, None  # taken first: a read in another thread finds it gone meanwhile
+        if child is not None:
+            child.end(GOODBYE_SECONDS)
+            self._retire(child)
 
     def _start(self) -> _Child:
         now = self._clock.now().mono

@@ -147,12 +147,6 @@ class Ledger:
             self._version += 1
             self._health[health.kind, health.name] = health
 
-    def dismiss(self, health: Health) -> None:
-        """Show a source or provider no more."""
-        with self._lock:
-            self._version += 1
-            self._health.pop((health.kind, health.name), None)
-
     def reprice(
         self,
         view: Callable[[float], Grid] | None,
@@ -215,6 +209,7 @@ class Ledger:
         account = self._devices.get(reading.device)
         if account is None:
             account = self._open(reading.device, entry)
+        account.source, account.every = entry.source, entry.every  # both may change by a reload
         if account.read_at is not None and reading.at.mono <= account.read_at.mono:
             return  # a late one: what is shown is newer
         account.device = reading.device

@@ -218,7 +218,7 @@ class Meter:
             self._by_power(memory, new, books)
         memory.known, memory.told = True, ""
         books.methods[new.device] = _method(memory, new)
-        ratio = memory.trust.ratio()
+        ratio = memory.trust.ratio(new.at.mono)
         if ratio is not None:
             books.crosschecks[new.device] = ratio
 

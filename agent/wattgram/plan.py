@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,8 +13,13 @@ from wattgram.config import AUTO, Config
 from wattgram.isolated import IsolatedSource
 from wattgram.ports import Clock, ConfigError, Place, Provider, Secret, Source, Traits
 from wattgram.tariff import Rung
+from wattgram.tools.factors import fallbacks, yearly, yearly_rows
 
 WORLD = "WORLD"
+# How a remark begins that is a warning: the price may be another country's.
+DOUBT = "carbon.zone: "
+# What people write for what ISO 3166 calls otherwise.
+ALIASES = {"UK": "GB", "USA": "US", "EL": "GR"}
 # What a child must not inherit: credentials, and our own options, which it is told.
 KEPT_FROM_CHILDREN = ("CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
@@ -44,6 +50,8 @@ def chain(config: Config) -> tuple[tuple[Link, ...], tuple[str, ...]]:
         return (), ('no grams: carbon.zone is not set; set it, such as zone = "FR", to price joules',)
     if config.carbon.zone == WORLD:
         remarks.append('carbon.zone is WORLD, the world\'s average; say where this server stands, such as zone = "FR"')
+    elif doubt := _doubt(config.carbon.zone, config.carbon.factor):
+        remarks.append(f"{DOUBT}{doubt}")
     for wanted in config.carbon.providers:
         for name in registry.PROVIDERS if wanted == AUTO else (wanted,):
             named, traits = wanted != AUTO, registry.provider(name).TRAITS
@@ -58,6 +66,17 @@ def chain(config: Config) -> tuple[tuple[Link, ...], tuple[str, ...]]:
             elif _covers(traits, config.carbon.zone):
                 remarks.append(f"{name}: not asked, {obstacle}")
     return tuple(links.values()), tuple(remarks)
+
+
+def _doubt(zone: str, factor: str) -> str:
+    """What to say of a zone that the yearly table knows nothing of; empty: it knows it, or what it lies in."""
+    found = yearly(zone, factor)
+    if found is None or found.row.zone != WORLD:
+        return ""
+    known = [name for name in (*yearly_rows(), *fallbacks()) if name != WORLD]
+    near = ALIASES.get(zone) or next(iter(difflib.get_close_matches(zone, known, n=1, cutoff=0.5)), "")
+    meant = f'did you mean "{near}"?' if near else "is it spelt as its provider does?"
+    return f'"{zone}" is not in the yearly table: where no live value is, the world\'s average prices; {meant}'
 
 
 def _is_in_the_clear(url: str) -> bool:

@@ -43,7 +43,7 @@ class Poller:
     in it waits for the next tick. `jitter` is the largest part of an interval by which a turn may come late.
     `missing` is told when a plug that the user asked for by name is not there at all. `observe` adds to a
     turn's health what only the plug knows. `pulse` is called after each turn and, while waiting, every
-    `pulse_seconds`: whoever hears it knows that the loop is alive.
+    `pulse_seconds`: whoever hears it knows that the loop is alive. The loop begins when that of `after` has ended.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Poller:
         observe: Callable[[Health], Health] = lambda health: health,
         pulse: Callable[[], None] = lambda: None,
         pulse_seconds: float | None = None,
+        after: Poller | None = None,
     ) -> None:
         self.health = health
         self._turn = turn
@@ -71,9 +72,11 @@ class Poller:
         self._missing = missing
         self._observe = observe
         self._pulse = pulse
+        self._after = after
         self._pulse_seconds = math.inf if pulse_seconds is None else pulse_seconds
         self._in_a_row = 0
         self._away = 0
+        self._required = health.up is not None
         self._failing = False
         self._failing_since: float | None = None
         self._said: set[str] = set()
@@ -96,6 +99,11 @@ class Poller:
         self._stopping = True
         self._bell.ring()
 
+    def join(self) -> None:
+        """Wait until the loop has ended, however long that takes."""
+        if self._thread is not None:
+            self._thread.join()
+
     def retire(self, last: Callable[[], None]) -> None:
         """End the loop for good, and let its own thread do what is `last` to be done."""
         self._last_turn = last
@@ -109,6 +117,9 @@ class Poller:
 
     def run(self) -> None:
         """Turn until stopped, on multiples of the interval since the start; ticks that were missed are skipped."""
+        if self._after is not None:
+            self._after.join()
+            self._after = None
         start, tick, every = self._clock.now().mono, 0, 0.0
         while not self._stopping:
             if every != self._every:
@@ -137,6 +148,11 @@ class Poller:
                 return
             self._pulse()
 
+    def require(self, *, required: bool) -> None:
+        """Have it known from now on whether the plug was asked for by name; its absence is shown, and ends nothing."""
+        self._missing, self._required = None, required
+        self.wake()
+
     def turn(self) -> None:
         """Take one turn and book how it went."""
         before = self._clock.now()
@@ -161,7 +177,7 @@ class Poller:
         now = self._clock.now()
         if self._failing_since is not None:
             log.info("%s recovered after %.0f s", self.health.name, now.mono - self._failing_since)
-        elif self.health.last_success is None:
+        elif self.health.last_success is None and self.health.kind == "source":  # a provider says what it prices with
             log.info("%s answers", self.health.name)
         self._failing_since, self._not_before = None, -math.inf
         self._failing, self._empties, self._in_a_row, self._away = False, 0, 0, 0
@@ -179,7 +195,7 @@ class Poller:
         else:
             level = logging.WARNING if was_here else logging.INFO
             self._log_change(str(missing), str(missing), level, missing.remedy)
-        up = None if self.health.up is None else False
+        up = False if was_here or self._required else None
         self.health = replace(self.health, up=up, error=str(missing), remedy=missing.remedy)
 
     def _paused(self, pause: Paused) -> None:
@@ -187,7 +203,8 @@ class Poller:
         if self.health.error != str(pause):  # another pause than the last one
             self._said.discard("paused")
         self._log_change("paused", str(pause), logging.INFO)
-        self.health = replace(self.health, up=False, error=str(pause), remedy="wattgram resume")
+        up = False if self._required or self.health.last_success is not None else None
+        self.health = replace(self.health, up=up, error=str(pause), remedy="wattgram resume")
 
     def _failed(self, failure: ReadFailed) -> None:
         now = self._clock.now().mono

@@ -46,8 +46,10 @@ class Trust:
             agrees = self._agrees_lately()
             self.believed = self.believed if agrees is None else agrees
 
-    def ratio(self) -> float | None:
-        """Return counter by integrated power over the window; None before enough of it is known."""
+    def ratio(self, now: float) -> float | None:
+        """Return counter by integrated power over the window that ends `now`; None while too little of it is known."""
+        while self._pairs and self._pairs[0].end - self._pairs[0].seconds < now - WINDOW_SECONDS:
+            self._sum(self._pairs.popleft(), -1)
         if self._seconds < TRIAL_SECONDS - ROUNDING or self._integrated <= 0:
             return None
         return self._counted / self._integrated

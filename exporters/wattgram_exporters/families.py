@@ -333,7 +333,7 @@ def _providers(snapshot: Snapshot) -> Iterator[Metric]:
     )
     yield _counter(
         "wattgram_provider_failures_total",
-        "Questions that brought no value, by reason; empty is no failure.",
+        "Turns that brought no value, by reason; an answer without a value yet is not counted.",
         ("provider", "reason"),
         [
             ((h.name, reason), dict(h.failures).get(reason, 0))
@@ -345,7 +345,8 @@ def _providers(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _sources(snapshot: Snapshot) -> Iterator[Metric]:
-    sources = [h for h in snapshot.health if h.kind == "source" and h.up is not None]
+    known = [h for h in snapshot.health if h.kind == "source" and (h.up is not None or h.successes)]
+    sources = [h for h in known if h.up is not None]  # not those that a reload switched off
     yield _gauge(
         "wattgram_source_up",
         "Whether the source's last reading succeeded.",
@@ -358,16 +359,14 @@ def _sources(snapshot: Snapshot) -> Iterator[Metric]:
         ("read_seconds_total", "Time spent reading.", lambda h: h.seconds),
     )
     for suffix, documentation, number in counters:
-        yield _counter(
-            f"wattgram_source_{suffix}", documentation, ("source",), [((h.name,), number(h)) for h in sources]
-        )
+        yield _counter(f"wattgram_source_{suffix}", documentation, ("source",), [((h.name,), number(h)) for h in known])
     yield _gauge(
         "wattgram_source_last_success_timestamp_seconds",
         "When the source last gave a sample.",
         ("source",),
         [((h.name,), h.last_success.wall) for h in sources if h.last_success is not None],
     )
-    children = [(h.name, h.child) for h in sources if h.child is not None]
+    children = [(h.name, h.child) for h in known if h.child is not None]
     yield _counter(
         "wattgram_child_cpu_seconds_total",
         "Processor time of sources that run in a process of their own.",

@@ -298,6 +298,8 @@ def _peer(sock: socket.socket) -> str:
 
 def _listening(host: str, port: int) -> socket.socket:
     """A socket on that address; `::` is every address, of both kinds."""
+    if not host:  # every address, as in Go
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - it is asked for
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::" and socket.has_dualstack_ipv6()
     return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)

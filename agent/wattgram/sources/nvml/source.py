@@ -28,6 +28,7 @@ OPEN_SECONDS = 15.0
 # Once one GPU has answered at the start the others have so long; a later one joins when it does.
 GRACE_SECONDS = 2.0
 LOOK_SECONDS = 30.0
+LONGEST_PATIENCE = 5.0
 LOST = frozenset({15, 16})
 MODULE_CEILING_WATTS = 6000.0
 STALE_HANDLE = frozenset({1, 2, 15, 16, 28})
@@ -81,7 +82,7 @@ class NvmlSource:
         self._modules: dict[str, str] = {}
         self._opened = False
         self._clock = clock
-        self._patience = every / 2
+        self._patience = min(every / 2, LONGEST_PATIENCE)
         self._state_every = state_every
         self._gpus: tuple[_Gpu, ...] = ()
         self._news = Condition()
@@ -229,7 +230,7 @@ class NvmlSource:
     def _observe(self, gpu: _Gpu, mono: float) -> None:
         """Note once in a while what the card says beside power; it is metered also when it will not tell."""
         if gpu.state is None or mono - gpu.state_at >= self._state_every:
-            gpu.state_at = mono
+            gpu.state_at, gpu.state = mono, None  # what it does not say now is not what it said before
             with suppress(ReadFailed):
                 gpu.state = self._binding.state(gpu.handle)
 
