@@ -449,6 +449,7 @@ def is_gone(pid: int) -> bool:
 def test_sigterm_leaves_within_a_second(tmp_path: Path, host: Host, report: Report) -> None:
     """Nobody waits for a meter."""
     with Daemon(tmp_path, host.config, env=host.env) as daemon:
+        daemon.until(lambda m: bool(m.samples("wattgram_device_energy_joules_total", component="gpu")))
         children = daemon.children()
         code, took = daemon.stop()
 

@@ -15,7 +15,7 @@ from wattgram.accountant import Accountant
 from wattgram.clock import ManualClock
 from wattgram.feed import Claims, SourceFeed
 from wattgram.ledger import Ledger
-from wattgram.meter import Meter
+from wattgram.meter import Meter, plausible
 from wattgram.model import (
     Advance,
     Counter,
@@ -682,6 +682,27 @@ def test_a_calibration_is_shown_and_touches_power_as_it_does_energy() -> None:
 def test_a_card_without_calibration_says_so() -> None:
     """Figures are the sensor's own."""
     assert {"calibration": "none", "power": 300.0, "energy": 300.0} == shown(GPU)
+
+
+# --- powers that nothing draws ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("glitch", [4294967.295, -100.0])
+def test_a_power_that_no_card_draws_is_unknown_and_counted(glitch: float) -> None:
+    """0xFFFFFFFF milliwatts between two good readings would be megajoules; less than nothing, a counter that falls."""
+    at = Instant(START, T0)
+    bad = plausible(Sample(at, (Reading(GPU, at, glitch), Reading(GPU, at, 300.0, trace=((START, glitch),)))))
+
+    assert [None, 300.0] == [reading.watts for reading in bad.readings]
+    assert [(), ()] == [reading.trace for reading in bad.readings]
+    assert [("implausible",)] * 2 == [reading.events for reading in bad.readings]
+
+
+def test_a_power_that_a_card_can_draw_stays() -> None:
+    at = Instant(START, T0)
+    good = Sample(at, (Reading(GPU, at, 300.0, trace=((START, 310.0),)), Reading(GPU, at)))
+
+    assert good == plausible(good)
 
 
 # --- the driver's samples ---------------------------------------------------------------------------

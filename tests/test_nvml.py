@@ -363,6 +363,32 @@ def test_two_samples_with_a_hole_between_them_are_not_trusted_once_their_spacing
     assert 2 == len(ring.trace([(5_100_000, 300.0), (5_200_000, 300.0)], mono=102.3))
 
 
+def test_a_ring_that_stands_still_is_not_of_now_whoever_asks_again() -> None:
+    """A reading that nobody took lets the whole ring be asked for; what it showed before is not replayed as new."""
+    ring = Ring()
+    samples = [(round(1e6 + 1e5 * n), 600.0) for n in range(20)]
+    first = ring.trace(samples, mono=100.0)
+    ring.rewind()
+    again = ring.trace(samples, mono=140.0)
+    ring.rewind()
+    once_more = ring.trace(samples, mono=141.0)
+    went_on = ring.trace([*samples[1:], (3_000_000, 600.0)], mono=142.0)
+
+    assert 20 == len(first)
+    assert ((), ()) == (again, once_more)
+    assert 20 == len(went_on)
+
+
+def test_a_new_process_takes_no_ring_that_stands_still_for_the_present() -> None:
+    """It looks twice before it believes that the newest sample is of now."""
+    ring = Ring()
+    samples = [(round(1e6 + 1e5 * n), 600.0) for n in range(20)]
+    ring.calibrate(samples[-1][0])
+
+    assert () == ring.trace(samples, mono=100.0)
+    assert 21 == len(ring.trace([*samples, (3_000_000, 600.0)], mono=101.0))
+
+
 # --- losing and returning -------------------------------------------------------------------------
 
 
@@ -651,7 +677,7 @@ def test_what_a_card_does_not_have_is_none(stage: Stage) -> None:
     ("gpu", "events"),
     [
         (Gpu(), {"reset", "gap", "implausible", "lost", "stuck", "suspended", "paused"}),
-        (Gpu(counter=False), {"gap", "lost", "suspended", "paused"}),
+        (Gpu(counter=False), {"gap", "implausible", "lost", "suspended", "paused"}),
     ],
 )
 def test_a_card_announces_the_events_that_its_meter_can_have(stage: Stage, gpu: Gpu, events: set[str]) -> None:

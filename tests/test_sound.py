@@ -19,7 +19,7 @@ READING = Reading(
 
 
 def complaint(*readings: Reading, at: Instant = NOW) -> str:
-    return Soundness().complaint(Sample(at, readings))
+    return Soundness().complaint(Sample(at, readings), NOW.mono)
 
 
 def test_a_good_sample_is_taken() -> None:
@@ -44,7 +44,7 @@ def test_a_good_sample_is_taken() -> None:
 )
 def test_what_is_no_number_is_refused(bad: Callable[[float], Reading], number: float) -> None:
     """It would end the meter, or turn the status into what is no JSON."""
-    assert "number" in complaint(bad(number))
+    assert {"number", "time"} & set(complaint(bad(number)).split())
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,8 @@ def test_what_is_no_number_is_refused(bad: Callable[[float], Reading], number: f
         replace(READING, device=replace(GPU, id="")),
         replace(READING, device=replace(GPU, name="x" * (LONGEST_TEXT + 1))),
         replace(READING, device=replace(GPU, events=("a b",))),
+        replace(READING, watts=1.7e308),
+        replace(READING, trace=((999.0, -1e308),)),
         replace(READING, device=replace(GPU, events=("x" * 100,))),
         replace(READING, events=tuple(f"e{n}" for n in range(100))),
         replace(READING, counter=Counter(-1)),
@@ -65,8 +67,16 @@ def test_what_no_card_can_be_is_refused(reading: Reading) -> None:
     assert "" != complaint(reading)
 
 
-def test_a_sample_of_no_time_is_refused() -> None:
-    assert "time" in complaint(READING, at=Instant(math.nan, 0.0))
+@pytest.mark.parametrize("mono", [math.nan, NOW.mono + 60.0, NOW.mono - 86_400.0])
+def test_a_time_that_is_not_of_now_is_refused(mono: float) -> None:
+    """A reading of next year would keep its gauge fresh until then, and book nothing before."""
+    assert "" != complaint(READING, at=Instant(mono, NOW.wall))
+    assert "" != complaint(replace(READING, at=Instant(mono, NOW.wall)))
+
+
+@pytest.mark.parametrize("failure", [Failure(GPU, "x" * 10_000), Failure(GPU, "gone", event="evil\nname")])
+def test_a_failure_in_words_of_its_own_is_refused(failure: Failure) -> None:
+    assert "failure" in Soundness().complaint(Sample(NOW, failed=(failure,)), NOW.mono)
 
 
 def test_devices_are_bounded_over_a_sources_life() -> None:
@@ -74,5 +84,5 @@ def test_devices_are_bounded_over_a_sources_life() -> None:
     soundness = Soundness()
     few = [Sample(NOW, (replace(READING, device=replace(GPU, id=f"GPU-{n}")),)) for n in range(MOST_DEVICES)]
 
-    assert {""} == {soundness.complaint(sample) for sample in (*few, *few)}
-    assert "devices" in soundness.complaint(Sample(NOW, failed=(Failure(Device("gpu", "one more"), "gone"),)))
+    assert {""} == {soundness.complaint(sample, NOW.mono) for sample in (*few, *few)}
+    assert "devices" in soundness.complaint(Sample(NOW, failed=(Failure(Device("gpu", "one more"), "gone"),)), NOW.mono)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wattgram import attribution
 from wattgram.ledger import Entry, Ledger
-from wattgram.meter import Meter
+from wattgram.meter import Meter, plausible
 from wattgram.model import Advance, Instant, Sample
 from wattgram.tariff import Tariff, unpriced
 
@@ -28,6 +28,7 @@ class Accountant:
 
     def receive(self, sample: Sample) -> Advance:
         """Meter, split, price and post one sample; return what the meter made of it."""
+        sample = plausible(sample)
         advance = self._meter.advance(sample)
         shares = [share for delta in advance.deltas for share in attribution.split(delta)]
         charges = [charge for share in shares for charge in self._price(share)]

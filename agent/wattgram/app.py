@@ -34,6 +34,11 @@ FIXED = ("listen", "config_file")
 log = logging.getLogger("wattgram")
 
 
+def hold_signals() -> None:
+    """Keep signals for the main thread to take one by one; before that, a SIGHUP would end the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
 class App:
     """The house, built; `run` opens the door."""
 
@@ -43,8 +48,8 @@ class App:
         self._notifier = Notifier(environ)
         self._directory = RunDirectory(config.web.listen, environ)
         self.ledger = Ledger(clock, cost=own_cost, host=platform.node())
-        watchdog = Watchdog(self._notifier, watchdog_seconds(environ))
-        self._crew = Crew(config, clock, environ, self.ledger, watchdog, self._not_there)
+        self._watchdog = Watchdog(self._notifier, watchdog_seconds(environ))
+        self._crew = Crew(config, clock, environ, self.ledger, self._watchdog, self._not_there)
         self._code: int | None = None
         self._told = ""
 
@@ -67,7 +72,7 @@ class App:
 
         `reload` reads the configuration anew, given the one in force; it raises ConfigError.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # every thread inherits it: only this one hears them
+        hold_signals()  # every thread inherits it: only this one hears them
         threading.excepthook = self._bug
         self.ledger.note(self._crew.remarks)
         self.ledger.reloaded(Reload(successful=True, at=self._clock.now().wall))
@@ -104,7 +109,9 @@ class App:
             if not snapshot.awaited and status != self._told:
                 self._notifier.status(status) if self._told else self._notifier.ready(status)
                 self._told = status
-            caught = signal.sigtimedwait(SIGNALS, STATUS_SECONDS if self._told else READY_SECONDS)
+            self._watchdog.idle()
+            patience = min(STATUS_SECONDS, self._watchdog.every or STATUS_SECONDS)
+            caught = signal.sigtimedwait(SIGNALS, patience if self._told else READY_SECONDS)
             if caught is not None and not self._obey(caught.si_signo, reload):
                 return
 
@@ -128,7 +135,7 @@ class App:
         try:
             config = reload(self.config)
             changed = self._crew.adopt(config)
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             log.error("the configuration is not taken, the old one stays in force: %s", error)  # noqa: TRY400 - news
             self.ledger.reloaded(Reload(successful=False, at=at))
         else:

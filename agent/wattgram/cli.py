@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wattgram import __version__, config, doctor, logs, registry
-from wattgram.app import BAD_CONFIG, GOOD, MISSING, PAUSE, RESUME, App
+from wattgram.app import BAD_CONFIG, GOOD, MISSING, PAUSE, RESUME, App, hold_signals
 from wattgram.clock import SystemClock
 from wattgram.ports import ConfigError, ReadFailed, Unavailable
 from wattgram.rundir import RunDirectory, children
@@ -44,6 +44,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Meter what is found, until told to stop."""
+    hold_signals()
     settings = _load(arguments)
     logs.set_up(settings.log.level, settings.log.format)
     return App(settings, SystemClock(), os.environ).run(lambda old: _load(arguments, old))

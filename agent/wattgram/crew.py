@@ -72,7 +72,6 @@ class Crew:
         links, self.remarks = chain(config)
         self.tariff = tariff_of(config, links)
         self._claims = Claims(tuple(enabled_sources(config)))
-        self._former: dict[tuple[str, str], Health] = {}
         self._providers: dict[str, tuple[Poller, ProviderFeed]] = {}
         self._links = links
         self._leaving: dict[str, Poller] = {}
@@ -150,8 +149,8 @@ class Crew:
         accountant = Accountant(name, every, meter, self.tariff, self._ledger)
         opener = source_opener(name, config, self._clock, self._environ)
         required = bool(config.sources[name].enabled)
-        health = self._health(Health(name, "source", every, up=False if required else None))
-        feed = SourceFeed(name, opener, accountant, meter, self._claims, self._clock, every, health.child)
+        health = Health(name, "source", every, up=False if required else None)
+        feed = SourceFeed(name, opener, accountant, meter, self._claims, self._clock, every)
         if self._pause is not None and registry.SOURCES[name].isolated:
             feed.pause(*self._pause)
         poller = Poller(
@@ -173,9 +172,7 @@ class Crew:
         changed = []
         for name in [name for name in self._sources if name not in wanted]:
             hand = self._sources.pop(name)
-            hand.poller.retire(hand.feed.retire)
-            self._leaving[name] = hand.poller
-            self._forget(hand.poller.health)
+            self._dismiss(hand.poller, hand.feed.retire)
             changed.append(f"{name} is switched off")
         self._claims.reorder(wanted)
         self._watchdog.watch(wanted)
@@ -184,7 +181,6 @@ class Crew:
                 changed += self._change(name, self._sources[name], config)
                 continue
             self._sources[name] = self._hire(name, config, at_start=False)
-            self._ledger.report(self._sources[name].poller.health)
             self._sources[name].poller.start()
             changed.append(f"{name} is switched on")
         return changed
@@ -209,15 +205,13 @@ class Crew:
 
     def _adopt_carbon(self, config: Config, links: Sequence[Link]) -> None:
         for poller, feed in self._providers.values():
-            poller.retire(feed.close)
-            self._forget(poller.health)
+            self._dismiss(poller, feed.close)
         self.tariff, self._links = tariff_of(config, links), tuple(links)
         self._engage_providers(config, links)
         for hand in self._sources.values():
             hand.accountant.adopt(self.tariff)
         self._reprice(config, links)
         for poller, _ in self._providers.values():
-            self._ledger.report(poller.health)
             poller.start()
 
     def _engage_providers(self, config: Config, links: Sequence[Link], *, stays: bool = True) -> None:
@@ -239,9 +233,9 @@ class Crew:
     ) -> tuple[Poller, ProviderFeed]:
         traits = registry.provider(link.name).TRAITS
         every = float(config.providers[link.name].every or traits.every)
-        health = self._health(Health(link.name, "provider" if traits.network else "table", every))
+        health = Health(link.name, "provider" if traits.network else "table", every)
         provider = link.open(config, self._clock)
-        feed = ProviderFeed(link.name, provider, tariff, self._clock, keep, asked=health.requests)
+        feed = ProviderFeed(link.name, provider, tariff, self._clock, keep)
         poller = Poller(
             health,
             feed,
@@ -250,6 +244,7 @@ class Crew:
             patience=PROVIDER_PATIENCE,
             observe=feed.observe,
             jitter=PROVIDER_JITTER if traits.network else 0.0,
+            after=self._leaving.pop(link.name, None),
         )
         if not traits.network:
             poller.turn()  # it answers at once: not a joule goes unpriced for want of waiting
@@ -265,19 +260,15 @@ class Crew:
             Constants(carbon.pue, carbon.market_intensity, carbon.price, carbon.currency if carbon.price else ""),
         )
 
-    # --- counters that go on ----------------------------------------------------------------------
+    def _dismiss(self, poller: Poller, last: Callable[[], None]) -> None:
+        """Let one end in its own thread; what it counted goes on being shown, and its successor goes on counting."""
 
-    def _forget(self, health: Health) -> None:
-        """Keep what was counted, and go on showing it: a counter does not vanish while we live."""
-        self._former[health.kind, health.name] = health
-        self._ledger.report(replace(health, up=None, error="switched off", remedy="", unanswered=()))
+        def leave() -> None:
+            last()
+            self._ledger.report(replace(poller.health, up=None, error="switched off", remedy="", unanswered=()))
 
-    def _health(self, fresh: Health) -> Health:
-        """A newcomer's health; one who was here before goes on counting where it stopped."""
-        old = self._former.get((fresh.kind, fresh.name))
-        return (
-            fresh if old is None else replace(old, every=fresh.every, up=fresh.up, error="", remedy="", unanswered=())
-        )
+        poller.retire(leave)
+        self._leaving[poller.health.name] = poller
 
 
 def tariff_of(config: Config, links: Sequence[Link]) -> Tariff | None:

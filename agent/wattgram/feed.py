@@ -13,7 +13,7 @@ from threading import Lock
 
 from wattgram.accountant import Accountant
 from wattgram.meter import Meter
-from wattgram.model import Cost, Device, Health, Instant, Intensity, Reading, Sample
+from wattgram.model import Device, Health, Instant, Intensity, Reading, Sample
 from wattgram.ports import Asking, Clock, Costly, Paused, Provider, ReadFailed, Source, Unavailable
 from wattgram.silence import Silences
 from wattgram.tariff import Tariff
@@ -43,6 +43,7 @@ class Claims:
 
     def __init__(self, order: Sequence[str]) -> None:
         self._order = tuple(order)
+        self._left: set[str] = set()
         self._lock = Lock()
         self._delivers: dict[str, frozenset[str]] = {}
         self._modules: dict[tuple[str, str], tuple[float, float]] = {}
@@ -59,6 +60,7 @@ class Claims:
     def reorder(self, order: Sequence[str]) -> None:
         """Take up another order; what a source delivered that is in it no more is forgotten."""
         with self._lock:
+            self._left = (self._left | set(self._order)) - set(order)
             self._order = tuple(order)
             self._delivers = {name: found for name, found in self._delivers.items() if name in self._order}
             self._modules = {key: drawn for key, drawn in self._modules.items() if key[0] in self._order}
@@ -67,6 +69,7 @@ class Claims:
         """Note that a source is not there (any more)."""
         with self._lock:
             self._delivers[source] = frozenset()
+            self._modules = {key: drawn for key, drawn in self._modules.items() if key[0] != source}
 
     def kept_by_others(self, source: str) -> frozenset[str]:
         """Return the components that some other source delivers."""
@@ -80,7 +83,7 @@ class Claims:
             return True
         with self._lock:
             if source not in self._order:
-                return True
+                return source not in self._left
             for earlier in self._order[: self._order.index(source)]:
                 delivered = self._delivers.get(earlier)
                 if delivered is None or component in delivered:
@@ -109,8 +112,7 @@ def _claimed(device: Device) -> frozenset[str]:
 class SourceFeed:
     """One source's turn: open it if need be, read it, and give the accountant what this source keeps.
 
-    `pause`, `resume` and `switch` are called from other threads; the turn does what they ask. `spent` is what its own
-    processes used in an earlier life.
+    `pause`, `resume` and `switch` are called from other threads; the turn does what they ask.
     """
 
     def __init__(
@@ -122,7 +124,6 @@ class SourceFeed:
         claims: Claims,
         clock: Clock,
         every: float = 1.0,
-        spent: Cost | None = None,
     ) -> None:
         self._name = name
         self._opener = opener
@@ -134,7 +135,7 @@ class SourceFeed:
         self._given_up: set[str] = set()
         self._asleep = clock.asleep()
         self._silences = Silences(name, clock)
-        self._spent = spent and replace(spent, resident_bytes=0)
+        self._counted = 0.0
         self._pause: Paused | None = None
         self._pause_ends = math.inf
         self._next: tuple[Callable[[], Source], float] | None = None
@@ -153,6 +154,7 @@ class SourceFeed:
             if self.source is None:
                 self.source = self._opener()
                 self._costly = self.source if isinstance(self.source, Costly) else None
+                self._counted = 0.0
             sample = self.source.read()
         except Unavailable as missing:
             self._claims.withdraw(self._name)
@@ -169,8 +171,14 @@ class SourceFeed:
             raise ReadFailed(sample.failed[0].reason, "timeout")
 
     def observe(self, health: Health) -> Health:
-        """Add which devices do not answer, and what the source's own processes used, if it has any."""
-        return replace(health, unanswered=self._silences.unanswered(), child=self._cost())
+        """Add which devices do not answer, and what the source's own processes used since the last time."""
+        health = replace(health, unanswered=self._silences.unanswered())
+        now = self._costly.cost() if self._costly is not None else None
+        if now is None:  # what was used stays used; memory is held no more
+            return replace(health, child=health.child and replace(health.child, resident_bytes=0))
+        before = health.child.cpu_seconds if health.child else 0.0
+        used, self._counted = now.cpu_seconds - self._counted, now.cpu_seconds
+        return replace(health, child=replace(now, cpu_seconds=before + max(0.0, used)))
 
     def pause(self, until: Instant | None) -> None:
         """Let go of the hardware from the next turn on, until a moment or `resume`."""
@@ -196,18 +204,9 @@ class SourceFeed:
 
     def close(self) -> None:
         """Let go of the source."""
-        cost = self._cost()
         source, self.source, self._costly = self.source, None, None
-        self._spent = cost and replace(cost, resident_bytes=0)
         if source is not None:
             source.close()
-
-    def _cost(self) -> Cost | None:
-        """What the source's processes used, those before it included; None: it has none, or never said."""
-        now = self._costly.cost() if self._costly is not None else None
-        if now is None or self._spent is None:
-            return now or self._spent
-        return replace(now, cpu_seconds=now.cpu_seconds + self._spent.cpu_seconds)
 
     def _rest_if_told(self) -> None:
         """Raise Paused while the user wants the hardware left alone."""
@@ -277,9 +276,8 @@ class ProviderFeed:
         clock: Clock,
         keep: Callable[[str, Sequence[Intensity]], None],
         chance: Callable[[], float] = random.random,
-        asked: int = 0,
     ) -> None:
-        self._asked = asked
+        self._counted = 0
         self._name = name
         self._provider = provider
         self._tariff = tariff
@@ -304,9 +302,12 @@ class ProviderFeed:
         return end - now + NEWS_SECONDS * (1 + self._chance()) if end > now else None
 
     def observe(self, health: Health) -> Health:
-        """Add how often the provider asked, together with those before it."""
+        """Add how often the provider asked since the last time."""
         provider: object = self._provider
-        return replace(health, requests=self._asked + provider.requests()) if isinstance(provider, Asking) else health
+        if not isinstance(provider, Asking):
+            return health
+        asked, self._counted = provider.requests() - self._counted, provider.requests()
+        return replace(health, requests=health.requests + asked)
 
     def _tell(self, fetched: Sequence[Intensity]) -> None:
         """Log what a provider's figures are, when that changes; not the figures."""

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import msgspec
 
@@ -55,7 +55,12 @@ log = logging.getLogger("wattgram")
 
 
 class IsolatedSource:
-    """A source behind the same port as any other, read in a child process."""
+    """A source behind the same port as any other, read in a child process.
+
+    Children that cannot be killed are counted over all sources of this process: a reload or a pause begins none anew.
+    """
+
+    _abandoned: ClassVar[list[_Child]] = []
 
     def __init__(
         self,
@@ -70,7 +75,6 @@ class IsolatedSource:
         self._clock = clock
         self._environment = dict(environment)
         self._child: _Child | None = None
-        self._abandoned: list[_Child] = []
         self._why = ReadFailed("no reading process")
         self._crowd = False
         self._soundness = Soundness()
@@ -94,7 +98,7 @@ class IsolatedSource:
             raise
         match reply:
             case Gave(sample=sample):
-                if wrong := self._soundness.complaint(sample):
+                if wrong := self._soundness.complaint(sample, time.monotonic()):
                     raise self._replaced(ReadFailed(f"the reading process gave {wrong}", "shape"))
                 return self._heard_from(sample)
             case Failed(message=message, reason=reason, fatal=fatal):
@@ -124,7 +128,7 @@ class IsolatedSource:
         now = self._clock.now().mono
         if now < self._not_before:
             raise ReadFailed(f"{self._why}; waiting before another is started", self._why.reason)
-        if len(self._abandoned) >= MAX_ABANDONED:
+        if len(IsolatedSource._abandoned) >= MAX_ABANDONED:
             raise self._crowded()
         self._crowd = False
         child = _Child(self._environment)
@@ -186,10 +190,10 @@ class IsolatedSource:
     def _retire(self, child: _Child) -> None:
         self._spent += child.cost.cpu_seconds if child.cost else 0.0
         if child.is_alive():
-            self._abandoned.append(child)
+            IsolatedSource._abandoned.append(child)
 
     def _reap(self) -> None:
-        self._abandoned = [child for child in self._abandoned if child.is_alive()]
+        IsolatedSource._abandoned = [child for child in IsolatedSource._abandoned if child.is_alive()]
 
 
 def words(text: str) -> str:

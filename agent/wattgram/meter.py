@@ -7,8 +7,9 @@ impossible step, a standstill), checks what it does say, and stands in for it wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 
@@ -69,6 +70,23 @@ def wraps_unknown(counter: Counter, seconds: float, max_watts: float | None) -> 
 def is_known(trace: Sequence[object]) -> bool:
     """Whether a trace is long enough to know its spacing, and with it a hole."""
     return len(trace) >= MIN_TRACE
+
+
+def plausible(sample: Sample) -> Sample:
+    """Return the sample without powers that no device can draw: below 0, or above what it can draw at most.
+
+    A glitch of a sensor (0xFFFFFFFF milliwatts) would be thousands of kilowatts in an integral.
+    """
+    return replace(sample, readings=tuple(_judged(reading) for reading in sample.readings))
+
+
+def _judged(reading: Reading) -> Reading:
+    ceiling = reading.device.max_watts or math.inf
+    powers = [watts for _, watts in reading.trace]
+    if all(0 <= watts <= ceiling for watts in (reading.watts or 0.0, *powers)):
+        return reading
+    good = reading.watts is not None and 0 <= reading.watts <= ceiling
+    return replace(reading, watts=reading.watts if good else None, trace=(), events=(*reading.events, "implausible"))
 
 
 @dataclass(slots=True)

@@ -30,6 +30,7 @@ QUALITIES = ("measured", "apportioned", "estimated", "synthetic")
 BASES = ("live", "estimated", "forecast", "held", "annual", "constant", "none")
 FACTORS = ("lifecycle", "direct")
 ACTIVITIES = ("active", "idle")
+EVENTS = ("wrap", "reset", "gap", "implausible", "stuck", "lost", "suspended", "paused", "clamp")
 METHODS = ("counter", "samples", "power", "estimate")
 
 

@@ -117,9 +117,6 @@ class Poller:
 
     def run(self) -> None:
         """Turn until stopped, on multiples of the interval since the start; ticks that were missed are skipped."""
-        if self._after is not None:
-            self._after.join()
-            self._after = None
         start, tick, every = self._clock.now().mono, 0, 0.0
         while not self._stopping:
             if every != self._every:
@@ -139,6 +136,15 @@ class Poller:
         if self._last_turn is not None:
             self._last_turn()
 
+    def _succeed(self) -> None:
+        """Wait until the loop before this one has ended, and go on counting where it stopped."""
+        if self._after is None:
+            return
+        self._after.join()
+        old, fresh = self._after.health, self.health
+        self.health = replace(old, every=fresh.every, up=fresh.up, error="", remedy="", unanswered=())
+        self._after = None
+
     def _sleep(self, seconds: float) -> None:
         """Wait, with a pulse now and then."""
         left = max(0.0, seconds)
@@ -155,6 +161,7 @@ class Poller:
 
     def turn(self) -> None:
         """Take one turn and book how it went."""
+        self._succeed()
         before = self._clock.now()
         try:
             self._wish = None

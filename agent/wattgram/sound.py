@@ -8,10 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from wattgram.model import COMPONENTS, QUALITIES, Device, Reading, Sample
+from wattgram.model import COMPONENTS, EVENTS, METHODS, QUALITIES, Device, Failure, Reading, Sample
 
 LONGEST_TEXT, LONGEST_WORD = 8192, 32
 MOST_DEVICES, MOST_POINTS, MOST_WORDS = 1024, 100_000, 64
+MOST_WATTS = 1e9  # beyond any glitch of a sensor, and nothing overflows
+# A reading may have waited in a pipe while this machine or process stood still; it cannot be of the future.
+OLDEST, NEWEST = 3600.0, 1.0
 
 
 class Soundness:
@@ -20,8 +23,8 @@ class Soundness:
     def __init__(self) -> None:
         self._devices: set[Device] = set()
 
-    def complaint(self, sample: Sample) -> str:
-        """Return what is wrong with a sample; empty: nothing."""
+    def complaint(self, sample: Sample, now: float) -> str:
+        """Return what is wrong with a sample that came `now`, monotonic seconds; empty: nothing."""
         for device in self._named(sample):
             if device not in self._devices:
                 if len(self._devices) >= MOST_DEVICES:
@@ -31,8 +34,11 @@ class Soundness:
                 return f"a device with {wrong}"
         if any(wrong := _reading(reading) for reading in sample.readings):
             return f"a reading with {wrong}"
-        if not _finite((sample.at.mono, sample.at.wall)):
-            return "a time that is no number"
+        if any(wrong := _failure(failure) for failure in sample.failed):
+            return f"a failure with {wrong}"
+        instants = (sample.at, *(reading.at for reading in sample.readings))
+        if not all(now - OLDEST <= at.mono <= now + NEWEST and math.isfinite(at.wall) for at in instants):
+            return "a time that is not of now"
         return ""
 
     def _named(self, sample: Sample) -> Iterator[Device]:
@@ -46,8 +52,8 @@ def _device(device: Device) -> str:
         return "no component or quality of ours"
     if not device.id or max(map(len, texts)) > LONGEST_TEXT:
         return "a text too long, or no name"
-    if not _words(device.events) or not _words(method for method, _ in device.uncertainty):
-        return "words that are none"
+    if not set(device.events) <= set(EVENTS) or not {method for method, _ in device.uncertainty} <= set(METHODS):
+        return "words that are none of ours"
     numbers = (device.gain, device.offset_watts, *(half for _, half in device.uncertainty))
     if not _finite(numbers) or (device.max_watts is not None and not 0 < device.max_watts < math.inf):
         return "a number that is none"
@@ -66,13 +72,21 @@ def _reading(reading: Reading) -> str:
         ]
     if not _finite(numbers) or not _finite(number for point in reading.trace for number in point):
         return "a number that is none"
+    if max(map(abs, (reading.watts or 0.0, *(watts for _, watts in reading.trace)))) > MOST_WATTS:
+        return "a number that is none"
     if reading.counter is not None and reading.counter.microjoules < 0:
         return "a counter below 0"
     if len(reading.trace) > MOST_POINTS or len(reading.driver) > LONGEST_TEXT:
         return "too much of it"
-    if not _words(reading.events) or not _words(reason for reason, _ in (state.throttled if state else ())):
+    if not set(reading.events) <= set(EVENTS) or not _words(reason for reason, _ in (state.throttled if state else ())):
         return "words that are none"
     return ""
+
+
+def _failure(failure: Failure) -> str:
+    if len(failure.reason) > LONGEST_TEXT:
+        return "too long a reason"
+    return "" if not failure.event or failure.event in EVENTS else "an event that is none of ours"
 
 
 def _finite(numbers: Iterable[float]) -> bool:

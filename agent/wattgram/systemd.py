@@ -79,6 +79,11 @@ class Watchdog:
             self._loops = frozenset(loops)
             self._heard &= self._loops
 
+    def idle(self) -> None:
+        """Ping where there is no loop to be heard: nothing is metered, as configured, and nothing hangs."""
+        if not self._loops:
+            self.hear("")
+
     def hear(self, loop: str) -> None:
         """Note that a loop turns; ping when all have turned since the last ping."""
         if self._every is None:

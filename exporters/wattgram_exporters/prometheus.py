@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Callable
 
 from wattgram.model import Snapshot
@@ -26,21 +24,6 @@ def check_web_config(path: str) -> None:
     Guard(path).close()
 
 
-def is_local_name(host: str) -> bool:
-    """Whether `HOST:PORT` means this machine and no other.
-
-    A page in a browser here may have a name of its own point at 127.0.0.1 and read what answers there; its requests
-    bear that name. An empty host is no browser's.
-    """
-    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
-    if name.lower() in ("localhost", ""):
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def gauges(snapshot: Snapshot) -> bytes:
     """Return one measurement as text, without counters: one that lives a second is nonsense."""
     shown = (family for family in families(snapshot) if family.type != "counter")
@@ -58,7 +41,6 @@ class PrometheusExporter:
         self._encode = encoding.Encoder()
         self._guard = guard or Guard()
         self._server = Server(listen, self.answer, guard=self._guard)
-        self._is_local = is_local_name(listen)
         self._routes: dict[str, Callable[[Request], Response]] = {
             "/": self._page,
             "/metrics": self._metrics,
@@ -88,8 +70,6 @@ class PrometheusExporter:
 
     def answer(self, request: Request) -> Response:
         """Return the answer to one request."""
-        if self._is_local and not is_local_name(request.headers.get("host", "")):
-            return Response(421, b"this is a local address: ask for localhost\n")
         route = self._routes.get(request.path)
         if route is None:
             return Response(404, b"not found; see /\n")

@@ -126,7 +126,7 @@ def _socket(number: str, name: str, covers: str) -> Device:
         module=f"module-{number}" if name == GRACE_NAME else "",
         covers=covers,
         max_watts=CEILING_WATTS,
-        events=("gap",),
+        events=("gap", "implausible"),
     )
 
 

@@ -21,7 +21,7 @@ MILLIWATTS_PER_WATT = 1000.0
 NANOSECONDS_PER_SECOND = 1e9
 HEADROOM, DEFAULT_HEADROOM = 1.5, 1.2
 EVENTS_WITH_COUNTER = ("reset", "gap", "implausible", "lost", "stuck", "suspended", "paused")
-EVENTS_WITHOUT = ("gap", "lost", "suspended", "paused")
+EVENTS_WITHOUT = ("gap", "implausible", "lost", "suspended", "paused")
 # Where no limit is told: more than any board draws, so that a glitch of the counter is still found out.
 CEILING_WATTS = 3000.0
 GPU_SCOPE, MODULE_SCOPE = 0, 1

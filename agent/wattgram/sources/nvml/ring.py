@@ -27,8 +27,15 @@ class Ring:
         self._heard: float | None = None
 
     def rewind(self) -> None:
-        """Begin again with all that the driver still holds: what was returned last was not taken."""
-        self.last, self._stale = 0, None
+        """Begin again with all that the driver still holds: what was returned last was not taken.
+
+        A ring that shows nothing newer than before stands still: what it shows is not of now.
+        """
+        self.last, self._stale = 0, self.last or self._stale
+
+    def calibrate(self, newest: int) -> None:
+        """Note the newest sample at the start: a ring that shows the same at the first reading stands still."""
+        self._stale = newest
 
     def trace(self, samples: Sequence[tuple[int, float]], mono: float) -> tuple[tuple[float, float], ...]:
         """Return pairs of monotonic seconds and watts for samples (driver's microseconds, watts) read at `mono`.

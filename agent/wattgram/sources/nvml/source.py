@@ -206,8 +206,7 @@ class NvmlSource:
         after = self._clock.now()
         gpu.module_watts = power.module_watts
         counter = None if power.microjoules is None else Counter(power.microjoules)
-        # The first trace reaches far back: it is not for the reading at the start, which nobody sees.
-        trace = () if counter or not self._opened else self._trace(gpu, after.mono)
+        trace = () if counter else self._trace(gpu, after.mono)
         self._observe(gpu, after.mono)
         return Reading(
             gpu.device,
@@ -221,7 +220,12 @@ class NvmlSource:
 
     def _trace(self, gpu: _Gpu, mono: float) -> tuple[tuple[float, float], ...]:
         """The driver's samples since the last turn; none when it will not tell: power is known all the same."""
-        if gpu.answer.turn != gpu.taken:  # the last answer came too late, and its samples with it
+        if not self._opened:  # nobody sees this reading: the first trace, which reaches far back, is not for it
+            with suppress(ReadFailed):
+                for newest, _ in self._binding.samples(gpu.handle, 0)[-1:]:
+                    gpu.ring.calibrate(newest)
+            return ()
+        if gpu.taken and gpu.answer.turn != gpu.taken:  # the last answer came too late, and its samples with it
             gpu.ring.rewind()
         with suppress(ReadFailed):
             return gpu.ring.trace(self._binding.samples(gpu.handle, gpu.ring.last), mono)
@@ -285,7 +289,7 @@ def module_rest(readings: Sequence[Reading], modules: Mapping[Device, float | No
             module=name,
             covers="cpu+dram+rest",
             max_watts=MODULE_CEILING_WATTS,
-            events=("gap", "clamp", "paused"),
+            events=("gap", "implausible", "clamp", "paused"),
         )
         events = ("clamp",) if rest < 0 else ()
         yield Reading(device, own[-1].at, watts=max(rest, 0.0), driver=own[0].driver, events=events)
