@@ -320,6 +320,26 @@ def test_a_snapshot_has_no_effect(house: House) -> None:
     assert alone.ledger.snapshot() == watched.ledger.snapshot()
 
 
+def test_of_two_readers_the_slower_does_not_show_less_than_the_quicker() -> None:
+    """What this process used is asked for outside the lock: the quicker one's answer stands."""
+    clock = ManualClock(1000.0, T0)
+    inner: list[Snapshot] = []
+    used = iter((Cost(100.0, 1), Cost(200.0, 1)))
+
+    def cost() -> Cost:
+        mine = next(used)
+        if not inner:  # while the first reader asks, a second one comes and goes
+            inner.append(Snapshot(Instant(0.0, 0.0), Instant(0.0, 0.0), "", ""))
+            clock.advance(0.5)
+            inner[0] = ledger.snapshot()
+        return mine
+
+    ledger = Ledger(clock, cost=cost)
+    outer = ledger.snapshot()
+
+    assert (200.0, 200.0) == tuple(s.cost.cpu_seconds for s in (inner[0], outer) if s.cost)
+
+
 def test_a_snapshot_does_not_change_afterwards(house: House) -> None:
     """Whoever holds one may read it at leisure."""
     house.run(0.0, 10.0)

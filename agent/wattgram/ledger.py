@@ -183,6 +183,8 @@ class Ledger:
         cost = self._cost()
         grid = self._view(now.wall) if self._view is not None else None
         with self._lock:
+            if self._last is not None and self._last[1].at.mono > now.mono:
+                return self._last[1]  # another reader was quicker: what it showed must not be followed by less
             snapshot = self._copy(now, grid, cost)
             self._last = (self._version, snapshot)
         return snapshot
