@@ -254,8 +254,8 @@ def nothing_known(ward: Ward, mood: str, reason: str, longest: float) -> str:
     assert balances(again)
     assert ({} if reason == "empty" else {reason: 1.0}) == failures(again)
     assert again.sum(PRICED, basis="annual") >= metrics.sum(PRICED, basis="annual")  # nothing is re-priced
-    daemon.wait_for_log("electricitymaps answers")  # said after the value has begun to price
-    assert 1 == len([line for line in ward.said() if "electricitymaps answers" in line])
+    daemon.wait_for_log("electricitymaps prices with")  # said after the value has begun to price
+    assert 1 == len([line for line in ward.said() if "electricitymaps prices with" in line])
     if reason != "empty" and mood != "dead":
         assert ward.api.requests[1].at - ward.api.requests[0].at >= QUIET[reason]
     took = time.monotonic() - failed_at

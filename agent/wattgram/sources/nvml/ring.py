@@ -13,6 +13,8 @@ CLOCK_STEP_SECONDS = 5.0
 # Over so many turns the least delay decides where samples lie: a smaller step of the driver's clock is followed then.
 TURNS = 20
 MOST_SPACINGS = 3.0
+# A ring whose newest sample is known for longer than this stands still: every driver adds one at least so often.
+STILL_SECONDS = 1.0
 MICROSECONDS = 1e6
 
 
@@ -25,6 +27,7 @@ class Ring:
         self._spacing: float | None = None
         self._delays: deque[float] = deque(maxlen=TURNS)
         self._heard: float | None = None
+        self._newest = 0
 
     def rewind(self) -> None:
         """Begin again with all that the driver still holds: what was returned last was not taken.
@@ -42,14 +45,17 @@ class Ring:
 
         Those already seen are dropped; empty when what is left cannot be trusted: times that do not rise, or a hole.
         """
-        if samples and samples[-1][0] == self._stale:
+        is_old = self._heard is None or mono - self._heard > STILL_SECONDS
+        if samples and samples[-1][0] == self._stale and is_old:
             return ()  # what it showed before the silence, shown again
         self._stale = None
         fresh = [sample for sample in samples if sample[0] > self.last]
         if not fresh:
             self._expect_news(mono)
             return ()
-        self.last, self._heard = fresh[-1][0], mono
+        self.last = fresh[-1][0]
+        if self.last != self._newest:  # asked for again it is no news
+            self._newest, self._heard = self.last, mono
         times = [at / MICROSECONDS for at, _ in fresh]
         if not is_even(times, self._spacing):
             return ()
