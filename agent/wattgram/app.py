@@ -9,6 +9,7 @@ import platform
 import signal
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -52,6 +53,8 @@ class App:
         self._crew = Crew(config, clock, environ, self.ledger, self._watchdog, self._not_there)
         self._code: int | None = None
         self._told = ""
+        self._bell = clock.bell()
+        self._heard: deque[int] = deque()
 
     @property
     def feeds(self) -> dict[str, SourceFeed]:
@@ -81,6 +84,7 @@ class App:
         self._introduce(exporter)
         self._crew.start()
         self._directory.announce()
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
         self._wait(reload)
         log.info("stopping")
         self._notifier.stopping()
@@ -111,9 +115,18 @@ class App:
                 self._told = status
             self._watchdog.idle()
             patience = min(STATUS_SECONDS, self._watchdog.every or STATUS_SECONDS)
-            caught = signal.sigtimedwait(SIGNALS, patience if self._told else READY_SECONDS)
-            if caught is not None and not self._obey(caught.si_signo, reload):
-                return
+            self._bell.wait(patience if self._told else READY_SECONDS)
+            while self._heard:
+                if not self._obey(self._heard.popleft(), reload):
+                    return
+
+    def _listen(self) -> None:
+        """Hear signals, in a thread: `sigtimedwait` of Python, stopped and continued past its time, returns one that
+        never was.
+        """
+        while True:
+            self._heard.append(signal.sigwait(SIGNALS))
+            self._bell.ring()
 
     def _obey(self, number: int, reload: Callable[[Config], Config]) -> bool:
         """Do what one signal says; return whether to go on."""
