@@ -497,7 +497,7 @@ def test_who_opens_the_house_to_the_network_is_told(tmp_path: Path, host: str, w
 
 
 def test_a_process_that_was_stopped_and_goes_on_is_not_told_to_leave(tmp_path: Path) -> None:
-    """A job control, or a suspended machine: past its own time Python's `sigtimedwait` returned a signal nobody sent."""
+    """Job control, or a suspended machine: past its time Python's `sigtimedwait` gave a signal that nobody sent."""
     with Daemon(tmp_path, SYNTHETIC, env={"WATCHDOG_USEC": "600000"}) as daemon:
         for _ in range(3):
             daemon.send(signal.SIGSTOP)
