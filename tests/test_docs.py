@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wattgram import config, model
+from wattgram import config, model, snapshot
 from wattgram_exporters.families import families
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,29 +20,29 @@ METRIC = re.compile(r"\b(?:wattgram|process)_[a-z0-9_]+")
 NO_METRICS = {"wattgram_exporters"}
 
 
-def full_snapshot() -> model.Snapshot:
+def full_snapshot() -> snapshot.Snapshot:
     """A snapshot in which every family has something to say."""
     at = model.Instant(10.0, 1000.0)
     device = model.Device("gpu", "GPU-1", name="card", index="0", events=("reset",), uncertainty=(("counter", 0.05),))
     state = model.State(0.5, 1, 2, 40.0, 700.0, (("power_cap", 1.0),))
-    totals = model.DeviceTotals(
+    totals = snapshot.DeviceTotals(
         device, "nvml", 1.0, "counter", "570", at, 100.0, state, 1, 1, 0.0, (("reset", 0),), (("power_cap", 0.0),), 1.0
     )
     intensity = model.Intensity("FR", "annual", 0.0, 2000.0, 44.0, "annual", "lifecycle")
     cost = model.Cost(1.0, 2, 3, 4, 5, 6.0)
     health = model.Health("nvml", "source", 1.0, up=True, turns=1, last_success=at, child=cost)
-    return model.Snapshot(
+    return snapshot.Snapshot(
         at=at,
         started=at,
         version="0",
         python="3",
         devices=(totals,),
-        owners=((model.OwnerKey("pool", "unattributed", "gpu", "active", "measured"), model.Totals(1, 1)),),
-        pricing=((model.PriceKey("measured", "annual", "lifecycle"), model.Totals(1, 1)),),
-        grid=model.Grid("FR", "lifecycle", intensity, (intensity,), ((1, intensity),)),
+        owners=((snapshot.OwnerKey("pool", "unattributed", "gpu", "active", "measured"), snapshot.Totals(1, 1)),),
+        pricing=((snapshot.PriceKey("measured", "annual", "lifecycle"), snapshot.Totals(1, 1)),),
+        grid=snapshot.Grid("FR", "lifecycle", intensity, (intensity,), ((1, intensity),)),
         health=(health, replace(health, kind="provider")),
-        constants=model.Constants(1.1, 1.0, 0.2, "EUR"),
-        reload=model.Reload(successful=True, at=0.0),
+        constants=snapshot.Constants(1.1, 1.0, 0.2, "EUR"),
+        reload=snapshot.Reload(successful=True, at=0.0),
         cost=cost,
     )
 

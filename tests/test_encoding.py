@@ -18,7 +18,8 @@ from wattgram.accountant import Accountant
 from wattgram.clock import ManualClock
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter
-from wattgram.model import Constants, Cost, Health, Intensity, Reload, Snapshot
+from wattgram.model import Cost, Health, Intensity
+from wattgram.snapshot import Constants, Reload, Snapshot
 from wattgram.sources.synthetic import SyntheticSource
 from wattgram.tariff import Rung, Tariff
 from wattgram_exporters import encoding

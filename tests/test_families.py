@@ -15,27 +15,10 @@ from wattgram.accountant import Accountant
 from wattgram.clock import ManualClock
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter
-from wattgram.model import (
-    Constants,
-    Cost,
-    Counter,
-    Device,
-    DeviceTotals,
-    Grid,
-    Health,
-    Instant,
-    Intensity,
-    OwnerKey,
-    PriceKey,
-    Reading,
-    Reload,
-    Sample,
-    Snapshot,
-    State,
-    Totals,
-)
+from wattgram.model import Cost, Counter, Device, Health, Instant, Intensity, Reading, Sample, State
 from wattgram.poller import Poller
 from wattgram.ports import REASONS, ReadFailed, Unavailable
+from wattgram.snapshot import Constants, DeviceTotals, Grid, OwnerKey, PriceKey, Reload, Snapshot, Totals
 from wattgram.sources.synthetic import SyntheticSource
 from wattgram.tariff import Rung, Tariff
 from wattgram_exporters.families import families, is_fresh

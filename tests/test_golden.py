@@ -16,10 +16,11 @@ from wattgram.clock import ManualClock
 from wattgram.feed import Claims, ProviderFeed, SourceFeed
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter
-from wattgram.model import Health, Reload, Sample, Snapshot
+from wattgram.model import Health, Sample
 from wattgram.poller import Poller
 from wattgram.ports import Clock, Place, ReadFailed
 from wattgram.providers import annual
+from wattgram.snapshot import Reload, Snapshot
 from wattgram.sources import synthetic
 from wattgram.tariff import Rung, Tariff
 from wattgram_exporters import page, status

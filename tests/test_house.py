@@ -29,13 +29,14 @@ class Room:
     own: int = 0
 
 
-WORDS = ("version", "model")
+WORDS = ("version", "model", "snapshot")
 SOCKETS = (*WORDS, "ports")
 
 ROOMS = (
     Room("version", ("wattgram.__init__", "wattgram.__version__"), imports=()),
     Room("model", ("wattgram.model",), imports=()),
-    Room("ports", ("wattgram.ports",), imports=("model",)),
+    Room("snapshot", ("wattgram.snapshot",), imports=("model",)),
+    Room("ports", ("wattgram.ports",), imports=("model", "snapshot")),
     Room(
         "core",
         (

@@ -14,25 +14,8 @@ from wattgram.accountant import Accountant
 from wattgram.clock import ManualClock
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter
-from wattgram.model import (
-    Constants,
-    Cost,
-    Counter,
-    Device,
-    DeviceTotals,
-    Failure,
-    Health,
-    Instant,
-    Intensity,
-    OwnerKey,
-    PriceKey,
-    Reading,
-    Reload,
-    Sample,
-    Snapshot,
-    State,
-    Totals,
-)
+from wattgram.model import Cost, Counter, Device, Failure, Health, Instant, Intensity, Reading, Sample, State
+from wattgram.snapshot import Constants, DeviceTotals, OwnerKey, PriceKey, Reload, Snapshot, Totals
 from wattgram.tariff import Rung, Tariff
 
 JOULE = 1_000_000

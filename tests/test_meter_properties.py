@@ -12,17 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattgram.meter import COUNTER_STEP_SECONDS, Meter
-from wattgram.model import (
-    Advance,
-    Counter,
-    Device,
-    EnergyDelta,
-    Failure,
-    Gap,
-    Instant,
-    Reading,
-    Sample,
-)
+from wattgram.model import Advance, Counter, Device, EnergyDelta, Failure, Gap, Instant, Reading, Sample
 
 JOULE = 1_000_000
 MOST_WATTS = 600

@@ -16,17 +16,7 @@ from wattgram.clock import ManualClock
 from wattgram.feed import Claims, SourceFeed
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter, plausible
-from wattgram.model import (
-    Advance,
-    Counter,
-    Device,
-    EnergyDelta,
-    Failure,
-    Gap,
-    Instant,
-    Reading,
-    Sample,
-)
+from wattgram.model import Advance, Counter, Device, EnergyDelta, Failure, Gap, Instant, Reading, Sample
 from wattgram.sources.nvml.ring import Ring, is_even
 from wattgram.trust import Trust
 from wattgram_exporters.families import families

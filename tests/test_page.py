@@ -10,21 +10,8 @@ from typing import Any
 
 import pytest
 
-from wattgram.model import (
-    Cost,
-    Device,
-    DeviceTotals,
-    Grid,
-    Health,
-    Instant,
-    Intensity,
-    OwnerKey,
-    PriceKey,
-    Reload,
-    Snapshot,
-    State,
-    Totals,
-)
+from wattgram.model import Cost, Device, Health, Instant, Intensity, State
+from wattgram.snapshot import DeviceTotals, Grid, OwnerKey, PriceKey, Reload, Snapshot, Totals
 from wattgram_exporters.page import render
 from wattgram_exporters.prometheus import PrometheusExporter
 from wattgram_exporters.server import Request

@@ -14,8 +14,9 @@ from wattgram.accountant import Accountant
 from wattgram.clock import ManualClock
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter
-from wattgram.model import Counter, Device, Health, Intensity, OwnerKey, PriceKey, Reading, Sample, Snapshot, Totals
+from wattgram.model import Counter, Device, Health, Intensity, Reading, Sample
 from wattgram.poller import Poller
+from wattgram.snapshot import OwnerKey, PriceKey, Snapshot, Totals
 from wattgram.tariff import Rung, Tariff
 from wattgram_exporters.families import families
 

@@ -15,7 +15,8 @@ from wattgram.clock import ManualClock
 from wattgram.feed import Claims, SourceFeed
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter
-from wattgram.model import Device, Snapshot, State
+from wattgram.model import Device, State
+from wattgram.snapshot import Snapshot
 from wattgram.sources.nvml.binding import Power, chosen
 from wattgram.sources.nvml.boards import uncertainty
 from wattgram.sources.nvml.source import NvmlSource

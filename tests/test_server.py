@@ -17,8 +17,9 @@ from collections.abc import Iterator
 import pytest
 
 from standin.wire import GET, LOCAL, PATIENCE, Answer, Client, comes_true, descriptors, echo, free_port, serving
-from wattgram.model import Health, Instant, Snapshot
+from wattgram.model import Health, Instant
 from wattgram.ports import ConfigError
+from wattgram.snapshot import Snapshot
 from wattgram_exporters.prometheus import PrometheusExporter
 from wattgram_exporters.server import (
     BACKLOG,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from test_feed import CPU, GPU, JOULE, House, Meters
-from wattgram.model import Device, Failure, Instant, Sample
+from wattgram.model import Device, Failure, Health, Instant, Sample
 from wattgram.ports import Paused, ReadFailed, Source
 
 OTHER = Device("gpu", "GPU-2", events=("gap", "lost", "paused"))
@@ -132,7 +132,6 @@ def test_a_device_that_is_not_mentioned_any_more_is_missed(house: House, lines: 
 
 
 def test_who_does_not_answer_stands_in_the_health_while_others_do(house: House) -> None:
-    from wattgram.model import Health  # noqa: PLC0415 - a word of this test alone
 
     meters = Meters(house.clock, GPU, OTHER)
     feed = house.feed("nvml", lambda: meters)

@@ -10,22 +10,8 @@ from typing import Any
 
 import pytest
 
-from wattgram.model import (
-    Constants,
-    Cost,
-    Device,
-    DeviceTotals,
-    Grid,
-    Health,
-    Instant,
-    Intensity,
-    OwnerKey,
-    PriceKey,
-    Reload,
-    Snapshot,
-    State,
-    Totals,
-)
+from wattgram.model import Cost, Device, Health, Instant, Intensity, State
+from wattgram.snapshot import Constants, DeviceTotals, Grid, OwnerKey, PriceKey, Reload, Snapshot, Totals
 from wattgram_exporters import status
 from wattgram_exporters.families import families
 

@@ -9,17 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattgram.model import (
-    CARBON_PER_GRAM,
-    UNATTRIBUTED,
-    Charge,
-    Device,
-    EnergyDelta,
-    Instant,
-    Intensity,
-    Share,
-    grams,
-)
+from wattgram.model import CARBON_PER_GRAM, UNATTRIBUTED, Charge, Device, EnergyDelta, Instant, Intensity, Share, grams
 from wattgram.tariff import Rung, Tariff, unpriced
 
 JOULE = 1_000_000

@@ -18,10 +18,11 @@ from wattgram.config import Config
 from wattgram.crew import Crew
 from wattgram.feed import SourceFeed
 from wattgram.ledger import Ledger
-from wattgram.model import Instant, Reload, Snapshot
+from wattgram.model import Instant
 from wattgram.plan import DOUBT
 from wattgram.ports import Clock, ConfigError, Exporter, Unavailable
 from wattgram.rundir import RunDirectory
+from wattgram.snapshot import Reload, Snapshot
 from wattgram.systemd import Notifier, Watchdog, watchdog_seconds
 from wattgram.tools.procfs import own_cost
 

@@ -16,10 +16,11 @@ from wattgram.config import Config, state_directory
 from wattgram.feed import GAP_INTERVALS, Claims, ProviderFeed, SourceFeed
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter
-from wattgram.model import Constants, Health, Instant, Intensity
+from wattgram.model import Health, Instant, Intensity
 from wattgram.plan import Link, chain, enabled_sources, interval, source_opener
 from wattgram.poller import Patience, Poller
 from wattgram.ports import Clock, Place, Unavailable
+from wattgram.snapshot import Constants
 from wattgram.systemd import Watchdog
 from wattgram.tariff import Tariff
 

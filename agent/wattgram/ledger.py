@@ -8,27 +8,9 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from wattgram import __version__
-from wattgram.model import (
-    UNATTRIBUTED,
-    Advance,
-    Charge,
-    Constants,
-    Cost,
-    Device,
-    DeviceTotals,
-    Grid,
-    Health,
-    Instant,
-    OwnerKey,
-    PriceKey,
-    Reading,
-    Reload,
-    Sample,
-    Snapshot,
-    State,
-    Totals,
-)
+from wattgram.model import UNATTRIBUTED, Advance, Charge, Cost, Device, Health, Instant, Reading, Sample, State
 from wattgram.ports import Clock
+from wattgram.snapshot import Constants, DeviceTotals, Grid, OwnerKey, PriceKey, Reload, Snapshot, Totals
 
 # Readers who come together see one snapshot; an older one would show gauges that have expired meanwhile.
 SNAPSHOT_SECONDS = 1.0

@@ -26,6 +26,7 @@ def grams(carbon: int) -> float:
 # --- closed vocabularies: a new word is a changelog entry ---------------------------------------
 
 COMPONENTS = ("gpu", "cpu", "dram", "module_rest", "host_rest")
+KINDS = ("slurm", "pod", "container", "unit", "user", "vm", "mig", "pool")
 QUALITIES = ("measured", "apportioned", "estimated", "synthetic")
 BASES = ("live", "estimated", "forecast", "held", "annual", "constant", "none")
 FACTORS = ("lifecycle", "direct")
@@ -117,16 +118,63 @@ class Reading:
     events: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Process:
+    """One process for ever: its pid as the host counts, and its start in clock ticks since boot, field 22 of
+    /proc/PID/stat; `started` 0: unknown, and then the pid may be anybody's.
+    """
+
+    pid: int
+    started: int
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Somebody that kept a device busy: a process, or all that runs in one control group (`path`, from the root of its
+    hierarchy); one of the two is there.
+
+    `weight`, of no unit, is comparable within its activity; None: how busy it was is not known. `present` is the part
+    of the time, 0 to 1, for which it was there. `part` names the MIG instance that it runs in. `uid`: whose it is, if
+    that is known. `program`: the process's name, for people.
+    """
+
+    process: Process | None = None
+    path: str = ""
+    weight: float | None = None
+    present: float = 1.0
+    part: str = ""
+    uid: int | None = None
+    program: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One MIG instance of a GPU: its UUID, and its weight, of no unit; 0: nobody is there."""
+
+    id: str
+    weight: float
+
+
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """How busy one subject kept a device or component between two moments; `weight` has no unit."""
+    """Who kept a device, or all of a component's (`device` empty), busy between two moments: who is not in it was not
+    there. A newer one comes every `every` seconds.
 
-    device: Device | None
-    component: str | None
-    subject: str
-    weight: float
+    `parts`: its MIG instances, if it is divided. `system` is the weight of the machine's own doing, `idle` that of
+    doing nothing, both in the actors' unit; `idle` None: that is for the idle floor to say. `utilization`, 0 to 1, is
+    the device's as a whole; None: unknown.
+    """
+
+    component: str
+    device: str
     start: Instant
     end: Instant
+    every: float
+    actors: tuple[Actor, ...] = ()
+    parts: tuple[Part, ...] = ()
+    system: float = 0.0
+    idle: float | None = None
+    utilization: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +261,7 @@ class Advance:
     failed: tuple[Failure, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Workload:
     """On whose behalf energy was used; `kind` is pool for the house's own accounts."""
 
@@ -222,7 +270,33 @@ class Workload:
     owner: str
 
 
-UNATTRIBUTED = Workload("pool", "unattributed", "unattributed")
+def _pool(name: str) -> Workload:
+    return Workload("pool", name, name)
+
+
+UNATTRIBUTED, IDLE, SYSTEM, OTHER = _pool("unattributed"), _pool("idle"), _pool("system"), _pool("other")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who is to be named: the control groups it is in (`paths`, one per hierarchy), its process and user, if known."""
+
+    paths: tuple[str, ...]
+    process: Process | None = None
+    uid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a namer makes of a subject; `workload` None: it knows whose it is, but not the name yet.
+
+    `depth` is where in its path the name ended: of several the deepest is meant. `name` and `account` are for people.
+    """
+
+    workload: Workload | None
+    depth: int = 0
+    name: str = ""
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,119 +379,3 @@ class Cost:
     open_fds: int = 0
     max_fds: int = 0
     start_time: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceTotals:
-    """One device's account: identity, how it is metered now, the newest facts, and the totals since the start.
-
-    `watts` None: not known now. `every` is its source's interval in seconds.
-    """
-
-    device: Device
-    source: str
-    every: float
-    method: str
-    driver: str
-    read_at: Instant | None
-    watts: float | None
-    state: State | None
-    microjoules: int
-    carbon: int
-    unmetered_seconds: float
-    events: tuple[tuple[str, int], ...]
-    throttled: tuple[tuple[str, float], ...]
-    crosscheck: float | None = None
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class OwnerKey:
-    """The labels of one owner's account."""
-
-    kind: str
-    owner: str
-    component: str
-    activity: str
-    quality: str
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class PriceKey:
-    """The labels of one provenance account."""
-
-    quality: str
-    basis: str
-    factor: str
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Energy and carbon of one account since the start."""
-
-    microjoules: int = 0
-    carbon: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """What is known of the grid: the zone asked for, the price in force (None: unpriced), what each provider says.
-
-    `ahead` pairs whole hours from now with what a provider foresees for that moment.
-    """
-
-    zone: str
-    factor: str
-    price: Intensity | None
-    known: tuple[Intensity, ...]
-    ahead: tuple[tuple[int, Intensity], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Constants:
-    """Factors that a reader may multiply with, shown only when configured; never integrated."""
-
-    pue: float | None = None
-    market_grams_per_kwh: float | None = None
-    price_per_kwh: float | None = None
-    currency: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """Whether the configuration was last read successfully, and when (Unix seconds)."""
-
-    successful: bool
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All that an exporter ever sees; taking it has no effect. `grid` None: no zone is configured; `host` names this
-    server for people.
-    """
-
-    at: Instant
-    started: Instant
-    version: str
-    python: str
-    devices: tuple[DeviceTotals, ...] = ()
-    owners: tuple[tuple[OwnerKey, Totals], ...] = ()
-    pricing: tuple[tuple[PriceKey, Totals], ...] = ()
-    grid: Grid | None = None
-    health: tuple[Health, ...] = ()
-    constants: Constants = Constants()
-    reload: Reload | None = None
-    cost: Cost | None = None
-    notes: tuple[str, ...] = ()
-    host: str = ""
-
-    @property
-    def awaited(self) -> tuple[str, ...]:
-        """The sources that have to give a first answer before there is something to show; none: it is ready.
-
-        A host on which every source was tried and none is there is ready: there is something to say.
-        """
-        sources = [h for h in self.health if h.kind == "source"]
-        if self.devices or (sources and all(h.turns for h in sources)):
-            return ()
-        return tuple(h.name for h in sources if not h.turns) or ("any source",)

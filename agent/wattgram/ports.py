@@ -12,11 +12,12 @@ Anything else is a bug, and ends the process with its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from wattgram.model import Cost, Instant, Intensity, Sample, Snapshot
+from wattgram.model import Cost, Instant, Intensity, Named, Sample, Subject, Workload
+from wattgram.snapshot import Snapshot
 
 REASONS = ("auth", "plan", "zone", "rate", "quota", "server", "empty", "shape", "timeout")
 
@@ -127,6 +128,27 @@ class Provider(Protocol):
         ...
 
 
+class Namer(Protocol):
+    """Says on whose behalf a process or a control group works. It answers at once, from what it knows."""
+
+    def name_of(self, subject: Subject) -> Named | None:
+        """Return whose it is; None: nobody that this namer knows."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+@runtime_checkable
+class Allotting(Protocol):
+    """A namer that knows who holds a GPU also while no process of theirs is on it."""
+
+    def holders(self) -> Mapping[str, tuple[Workload, ...]]:
+        """Return who holds which GPU, by UUID or by NVML's index in decimal."""
+        ...
+
+
 class Exporter(Protocol):
     """A screen on the network."""
 
@@ -219,6 +241,15 @@ class SourceOptions:
 
     enabled: bool | None = None
     interval: Seconds | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamerOptions:
+    """What every namer's table knows. `enabled`: None = on where there is something to name, True = its absence is
+    an error, False = off.
+    """
+
+    enabled: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

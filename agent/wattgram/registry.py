@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol, cast
 
-from wattgram.model import Snapshot
 from wattgram.ports import (
     Clock,
     Exporter,
+    Namer,
+    NamerOptions,
     Place,
     Provider,
     ProviderOptions,
@@ -19,6 +20,7 @@ from wattgram.ports import (
     SourceOptions,
     Traits,
 )
+from wattgram.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ PROVIDERS = {
     "rte": "wattgram.providers.rte",
     "annual": "wattgram.providers.annual",
 }
+# In the order in which they are asked; of several answers the deepest in the path is meant, then the first.
 WORKLOADS: dict[str, str] = {}
 EXPORTERS = {
     "prometheus": "wattgram_exporters.prometheus",
@@ -70,6 +73,21 @@ class ProviderPlug(Protocol):
     def open_provider(self, options: ProviderOptions, place: Place, secret: Secret | None, clock: Clock) -> Provider:
         """Return the provider."""
         ...
+
+
+class NamerPlug(Protocol):
+    """What a namer's module offers."""
+
+    Options: type[NamerOptions]
+
+    def open_namer(self, options: NamerOptions, clock: Clock) -> Namer:
+        """Return the namer, or raise Unavailable where there is nothing of its kind to name."""
+        ...
+
+
+def namer(name: str) -> NamerPlug:
+    """Return a namer's module."""
+    return cast("NamerPlug", import_module(WORKLOADS[name]))
 
 
 def source(name: str) -> SourcePlug:

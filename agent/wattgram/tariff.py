@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 
-from wattgram.model import SECONDS_PER_HOUR, Charge, Grid, Intensity, Share
+from wattgram.model import SECONDS_PER_HOUR, Charge, Intensity, Share
+from wattgram.snapshot import Grid
 
 KEEP_SECONDS = 48 * 3600.0
 HOURS_AHEAD = 48

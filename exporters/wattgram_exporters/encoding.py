@@ -13,7 +13,7 @@ from prometheus_client import exposition
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from wattgram.model import Snapshot
+from wattgram.snapshot import Snapshot
 from wattgram_exporters.families import families
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"

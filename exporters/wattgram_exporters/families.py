@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from wattgram.model import DeviceTotals, Health, Intensity, Snapshot, grams, joules
+from wattgram.model import Health, Intensity, grams, joules
 from wattgram.ports import REASONS
+from wattgram.snapshot import DeviceTotals, Snapshot
 
 FRESH_INTERVALS = 3
 Row = tuple[tuple[str, ...], float]

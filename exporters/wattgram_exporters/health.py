@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from wattgram.model import COMPONENTS, Cost, DeviceTotals, Health, Snapshot
+from wattgram.model import COMPONENTS, Cost, Health
+from wattgram.snapshot import DeviceTotals, Snapshot
 from wattgram_exporters.families import FRESH_INTERVALS, is_fresh
 from wattgram_exporters.figures import duration, mebibytes
 from wattgram_exporters.markup import LONGEST_TEXT, cell, head, moment, plain, row, section, table, tag, words

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wattgram.model import COMPONENTS, DeviceTotals, Intensity, PriceKey, Snapshot, Totals, grams, joules
+from wattgram.model import COMPONENTS, Intensity, grams, joules
+from wattgram.snapshot import DeviceTotals, PriceKey, Snapshot, Totals
 from wattgram_exporters import health
 from wattgram_exporters.families import is_fresh
 from wattgram_exporters.figures import Scale, duration, energy_scale, mass_scale, mebibytes, percent, watts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wattgram.model import Snapshot
 from wattgram.ports import Snapshots
+from wattgram.snapshot import Snapshot
 from wattgram_exporters import encoding, page, status
 from wattgram_exporters.families import families
 from wattgram_exporters.guard import Guard

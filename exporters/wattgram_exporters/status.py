@@ -7,7 +7,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from wattgram.model import DeviceTotals, Grid, Health, Intensity, Snapshot, grams, joules
+from wattgram.model import Health, Intensity, grams, joules
+from wattgram.snapshot import DeviceTotals, Grid, Snapshot
 from wattgram_exporters.families import is_fresh
 
 
