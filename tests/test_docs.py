@@ -26,7 +26,21 @@ def full_snapshot() -> snapshot.Snapshot:
     device = model.Device("gpu", "GPU-1", name="card", index="0", events=("reset",), uncertainty=(("counter", 0.05),))
     state = model.State(0.5, 1, 2, 40.0, 700.0, (("power_cap", 1.0),))
     totals = snapshot.DeviceTotals(
-        device, "nvml", 1.0, "counter", "570", at, 100.0, state, 1, 1, 0.0, (("reset", 0),), (("power_cap", 0.0),), 1.0
+        device,
+        "nvml",
+        1.0,
+        "counter",
+        "570",
+        at,
+        100.0,
+        state,
+        1,
+        1,
+        0.0,
+        (("reset", 0),),
+        (("power_cap", 0.0),),
+        1.0,
+        60.0,
     )
     intensity = model.Intensity("FR", "annual", 0.0, 2000.0, 44.0, "annual", "lifecycle")
     cost = model.Cost(1.0, 2, 3, 4, 5, 6.0)
@@ -37,6 +51,17 @@ def full_snapshot() -> snapshot.Snapshot:
         version="0",
         python="3",
         devices=(totals,),
+        workloads=(
+            snapshot.WorkloadTotals(
+                model.Workload("slurm", "1", "ada"),
+                "name",
+                "account",
+                at,
+                at,
+                ((snapshot.PartKey("gpu", "GPU-1", "active", "measured"), snapshot.Totals(1, 1)),),
+                ((("live", "lifecycle"), snapshot.Totals(1, 1)),),
+            ),
+        ),
         owners=((snapshot.OwnerKey("pool", "unattributed", "gpu", "active", "measured"), snapshot.Totals(1, 1)),),
         pricing=((snapshot.PriceKey("measured", "annual", "lifecycle"), snapshot.Totals(1, 1)),),
         grid=snapshot.Grid("FR", "lifecycle", intensity, (intensity,), ((1, intensity),)),

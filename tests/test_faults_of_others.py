@@ -39,6 +39,7 @@ from wattgram.ledger import Ledger
 from wattgram.meter import Meter
 from wattgram.model import (
     UNATTRIBUTED,
+    Activity,
     Counter,
     Device,
     EnergyDelta,
@@ -46,6 +47,7 @@ from wattgram.model import (
     Health,
     Instant,
     Intensity,
+    Part,
     Reading,
     Sample,
     Share,
@@ -871,10 +873,12 @@ def test_f23_a_series_keeps_its_labels_and_outlives_its_device() -> None:
     assert not check(peer_rows(None))
 
 
-@given(st.integers(0, 10**12))
-def test_f24_the_parts_of_a_board_are_the_board(microjoules: int) -> None:
+@given(st.integers(0, 10**12), st.lists(st.floats(0.0, 1.0), max_size=7))
+def test_f24_the_parts_of_a_board_are_the_board(microjoules: int, weights: list[float]) -> None:
     """dcgm-exporter repeats the board's energy for each MIG instance and each pod that shares it."""
     delta = EnergyDelta(GPU, Instant(0.0, T0), Instant(1.0, T0 + 1.0), microjoules, "counter")
+    parts = tuple(Part(f"MIG-{number}", weight) for number, weight in enumerate(weights))
+    activity = Activity("gpu", GPU.id, delta.start, delta.end, 1.0, parts=parts)
 
     def check(shares: Iterable[Share]) -> bool:
         return microjoules == sum(share.microjoules for share in shares)
@@ -882,7 +886,7 @@ def test_f24_the_parts_of_a_board_are_the_board(microjoules: int) -> None:
     def peer_split(delta: EnergyDelta, instances: int) -> list[Share]:
         return [Share(UNATTRIBUTED, "active", "measured", delta, delta.microjoules)] * instances
 
-    assert check(attribution.split(delta))
+    assert check(attribution.split(delta, activity, lambda actor: None))
     assert microjoules == 0 or not check(peer_split(delta, 7))
 
 

@@ -2,11 +2,70 @@
 
 from __future__ import annotations
 
-from wattgram import attribution
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from wattgram.activity import Board
+from wattgram.attribution import split
+from wattgram.idle import Floors
 from wattgram.ledger import Entry, Ledger
 from wattgram.meter import Meter, plausible
-from wattgram.model import Advance, Instant, Sample
-from wattgram.tariff import Tariff, unpriced
+from wattgram.model import Activity, Actor, Advance, EnergyDelta, Gap, Instant, Sample, Share, Workload
+from wattgram.tariff import Price, Tariff, unpriced
+
+
+class Whose(Protocol):
+    """Who says on whose behalf an actor works, and who holds a GPU; `Names` does."""
+
+    def __call__(self, actor: Actor) -> Workload | None:
+        """Return on whose behalf an actor works; None: not known."""
+        ...
+
+    def holders(self, *gpus: str) -> tuple[Workload, ...]:
+        """Return who holds a GPU, given what it is called."""
+        ...
+
+
+class Witness(Protocol):
+    """Who looks on while deltas are booked, and changes nothing; `Windows` does."""
+
+    def book(self, delta: EnergyDelta, activity: Activity | None, floor: float | None, price: Price) -> None:
+        """Hear of one delta and what it is split by."""
+        ...
+
+    def miss(self, gap: Gap) -> None:
+        """Hear of a gap."""
+        ...
+
+
+class Nobody:
+    """Knows no name."""
+
+    def __call__(self, actor: Actor) -> Workload | None:
+        """Return None."""
+        del actor
+        return None
+
+    def holders(self, *gpus: str) -> tuple[Workload, ...]:
+        """Return nobody."""
+        del gpus
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all accountants of a house share: who was busy, whose it is, idle watts given by device, who looks on."""
+
+    board: Board
+    whose: Whose
+    floors: Mapping[str, float]
+    witness: Witness | None = None
+
+
+def empty_desk() -> Desk:
+    """Return a desk at which nobody is known."""
+    return Desk(Board(), Nobody(), {})
 
 
 class Accountant:
@@ -15,28 +74,57 @@ class Accountant:
     `tariff` None: no zone is configured.
     """
 
-    def __init__(self, source: str, every: float, meter: Meter, tariff: Tariff | None, ledger: Ledger) -> None:
+    def __init__(
+        self, source: str, every: float, meter: Meter, tariff: Tariff | None, ledger: Ledger, desk: Desk | None = None
+    ) -> None:
         self._source = source
         self.every = every
         self._meter = meter
         self._ledger = ledger
+        self._desk = desk or empty_desk()
+        self._floors = Floors(self._desk.floors)
         self.adopt(tariff)
 
     def adopt(self, tariff: Tariff | None) -> None:
         """Price by another tariff from now on."""
         self._price = tariff.price if tariff is not None else unpriced
 
+    def seat(self, desk: Desk) -> None:
+        """Work at another desk from now on; what was learnt of idle power stays."""
+        self._desk, self._floors.given = desk, desk.floors
+
     def receive(self, sample: Sample) -> Advance:
         """Meter, split, price and post one sample; return what the meter made of it."""
         sample = plausible(sample)
+        self._desk.board.learn(sample.activities)
         advance = self._meter.advance(sample)
-        shares = [share for delta in advance.deltas for share in attribution.split(delta)]
+        shares = [share for delta in advance.deltas for share in self._split(delta)]
         charges = [charge for share in shares for charge in self._price(share)]
-        self._ledger.post(Entry(self._source, self.every, sample, advance, tuple(charges)))
+        actors = (actor for activity in sample.activities for actor in activity.actors)
+        present = frozenset(workload for actor in actors if (workload := self._desk.whose(actor)) is not None)
+        floors = tuple((delta.device, self._floors.of(delta.device)) for delta in advance.deltas)
+        self._tell(advance)
+        self._ledger.post(Entry(self._source, self.every, sample, advance, tuple(charges), present, floors))
         return advance
 
     def missed(self, at: Instant, reason: str, event: str = "") -> Advance:
         """Post what it means that the source gave nothing; return what the meter made of it."""
         advance = self._meter.missed(at, reason, event)
+        self._tell(advance)
         self._ledger.post(Entry(self._source, self.every, Sample(at), advance, ()))
         return advance
+
+    def _split(self, delta: EnergyDelta) -> tuple[Share, ...]:
+        """Say whose a delta is, as its device was used meanwhile."""
+        activity, device = self._desk.board.about(delta), delta.device
+        floor = self._floors.of(device)
+        holders = self._desk.whose.holders(device.id, device.index) if device.component == "gpu" else ()
+        if self._desk.witness is not None:
+            self._desk.witness.book(delta, activity, floor, self._price)
+        self._floors.learn(delta, activity)
+        return split(delta, activity, self._desk.whose, floor, holders)
+
+    def _tell(self, advance: Advance) -> None:
+        for gap in advance.gaps if self._desk.witness is not None else ():
+            assert self._desk.witness is not None
+            self._desk.witness.miss(gap)

@@ -6,7 +6,6 @@ Flag > environment (`WATTGRAM_SECTION__KEY`) > file > default.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import math
 import os
 import re
@@ -16,28 +15,22 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 
 from wattgram import layers, registry
+from wattgram.complaints import AUTO, complaints
 from wattgram.layers import Value
-from wattgram.ports import ConfigError, ProviderOptions, Seconds, Secret, SourceOptions
+from wattgram.ports import ConfigError, NamerOptions, ProviderOptions, Seconds, Secret, SourceOptions
 
 DEFAULT_FILE = Path("/etc/wattgram/wattgram.toml")
-AUTO = "auto"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_ZONE = re.compile(r"[A-Z]{2,5}(?:-[A-Z0-9]{1,8}){0,3}")
-LEAST_INTERVAL, LEAST_EVERY = 0.05, 0.1
 LONGEST_SECONDS = 366 * 86_400.0
-MOST_GPUS = 1024
 PLANE = 0x10000
 # Keys below a provider, or so named, may hold a credential that belongs into a file.
 DEPTH_OF_PROVIDERS = 2
 SECRETIVE = re.compile("token|secret|passw|key|auth|cred", re.IGNORECASE)
-HTTP_ONLY = 'expected an address such as "https://api.example.org"'
-HIGHEST_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +52,21 @@ class Carbon:
     market_intensity: float | None = None
     price: float | None = None
     currency: str = "EUR"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """How workloads are named and for how long. `linger`: how long a workload is shown after its end; `max_named`: how
+    many without a GPU are named at a time; `max_owners`: how many owners are named at all.
+
+    `idle_watts` is a device's power when nobody uses it, by its id, where it need not be learnt.
+    """
+
+    linger: Seconds = Seconds(300)
+    max_named: int = 200
+    max_owners: int = 100
+    idle_watts: dict[str, float] = field(default_factory=dict)
+    proc: str = "/proc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,8 @@ class Config:
     sources: Mapping[str, SourceOptions] = field(default_factory=dict)
     carbon: Carbon = field(default_factory=Carbon)
     providers: Mapping[str, ProviderOptions] = field(default_factory=dict)
+    attribution: Attribution = field(default_factory=Attribution)
+    namers: Mapping[str, NamerOptions] = field(default_factory=dict)
     web: Web = field(default_factory=Web)
     log: Log = field(default_factory=Log)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
@@ -141,6 +151,8 @@ def effective(config: Config) -> Iterator[tuple[str, str, str]]:
     tables += [(f"sources.{name}", options) for name, options in config.sources.items()]
     tables += [("carbon", config.carbon)]
     tables += [(f"carbon.{name}", options) for name, options in config.providers.items()]
+    tables += [("attribution", config.attribution)]
+    tables += [(f"workloads.{name}", options) for name, options in config.namers.items()]
     tables += [("web", config.web), ("log", config.log)]
     for section, table in tables:
         for key in fields(table):
@@ -160,6 +172,8 @@ def _sections() -> dict[str, type[Any]]:
         **{f"sources.{name}": registry.source(name).Options for name in registry.SOURCES},
         "carbon": Carbon,
         **{f"carbon.{name}": registry.provider(name).Options for name in registry.PROVIDERS},
+        "attribution": Attribution,
+        **{f"workloads.{name}": registry.namer(name).Options for name in registry.WORKLOADS},
         "web": Web,
         "log": Log,
     }
@@ -201,6 +215,8 @@ def _build(
         sources={name: tables[f"sources.{name}"] for name in registry.SOURCES},
         carbon=carbon,
         providers=providers,
+        attribution=tables["attribution"],
+        namers={name: tables[f"workloads.{name}"] for name in registry.WORKLOADS},
         web=tables["web"],
         log=tables["log"],
         secrets={
@@ -266,6 +282,8 @@ def _value(section: str, key: Field[Any], values: Mapping[str, Value]) -> Any:
 
 def _check_entries(path: str, value: Value, kind: type[Any]) -> None:
     known = [f.name for f in fields(kind)]
+    if not is_dataclass(kind):
+        return
     for name, entry in value.raw.items() if isinstance(value.raw, dict) else ():
         for key in entry if isinstance(entry, dict) else ():
             if key not in known:
@@ -292,85 +310,12 @@ def _decode(kind: type[Any], raw: object) -> Any:
 
 def _check(values: Mapping[str, Value], tables: Mapping[str, Any]) -> None:
     """What a type cannot say."""
-    for path, complaint in (*_carbon_complaints(tables["carbon"]), *_other_complaints(tables)):
+    for path, complaint in complaints(tables):
         # A value that stands in no file or variable is a default, and no default is wrong.
         value = values.get(path)
         if value is not None:
             shown = "…" if {"@", "?"} & set(str(value.raw)) or SECRETIVE.search(path) else _toml(value.raw)
             raise ConfigError(f"{value.origin}: {path} = {shown}: {complaint}")
-
-
-def _carbon_complaints(carbon: Carbon) -> Iterator[tuple[str, str]]:
-    if carbon.zone and not _ZONE.fullmatch(carbon.zone):
-        yield "carbon.zone", 'expected a zone such as "FR", "US-CAL-CISO" or "DK-DK1", in capitals'
-    if not carbon.zone:
-        yield "carbon.providers", 'a zone is needed too: set carbon.zone, such as "FR"'
-    known = [*registry.PROVIDERS, AUTO]
-    for name in carbon.providers:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            yield "carbon.providers", f"no provider is called {name!r}; the nearest is {near!r}"
-    for key, least in (("pue", 1.0), ("market_intensity", 0.0), ("price", 0.0)):
-        number = getattr(carbon, key)
-        if number is not None and not number >= least:
-            yield f"carbon.{key}", f"expected {least:g} or more"
-
-
-def _other_complaints(tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for section, table in tables.items():
-        interval, every = getattr(table, "interval", None), getattr(table, "every", None)
-        if interval is not None and interval < LEAST_INTERVAL:
-            yield f"{section}.interval", "the sensors behind it do not change so fast; 50ms is the least"
-        if every is not None and every < LEAST_EVERY:
-            yield f"{section}.every", "no grid changes so fast; 100ms is the least"
-        for key in fields(table):
-            number = getattr(table, key.name)
-            if "watts" in key.name and number is not None and number < 0:
-                yield f"{section}.{key.name}", "expected 0 or more"
-        yield from _provider_complaints(section, table)
-    for gpu, calibration in tables["sources.nvml"].calibration.items():
-        if not 0.5 <= calibration.gain <= 2.0:  # noqa: PLR2004 - cards are off by 13 % at most
-            yield "sources.nvml.calibration", f"{gpu}: gain = {calibration.gain:g}: expected 0.5 to 2"
-    if not 0 <= tables["sources.synthetic"].gpus <= MOST_GPUS:
-        yield "sources.synthetic.gpus", f"expected 0 to {MOST_GPUS}"
-    yield from _web_complaints(tables["web"])
-
-
-def _provider_complaints(section: str, table: Any) -> Iterator[tuple[str, str]]:
-    token_file = getattr(table, "token_file", "")
-    if token_file and not token_file.startswith("/"):
-        yield f"{section}.token_file", 'expected the absolute path of a file, such as "/etc/wattgram/token"'
-    if (complaint := _address_complaint(getattr(table, "base_url", None))) is not None:
-        yield f"{section}.base_url", complaint
-
-
-def _web_complaints(web: Web) -> Iterator[tuple[str, str]]:
-    host, colon, port = web.listen.rpartition(":")
-    good = colon and port.isascii() and port.isdigit() and int(port[:6]) <= HIGHEST_PORT
-    if not good or "/" in host:
-        yield "web.listen", 'expected HOST:PORT, such as "127.0.0.1:14044", with a port up to 65535'
-    elif "[" in host or "]" in host or ":" in host:
-        try:
-            ipaddress.IPv6Address(host[1:-1] if host[:1] == "[" and host[-1:] == "]" else "")
-        except ValueError:
-            yield "web.listen", 'an IPv6 address stands in brackets, such as "[::1]:14044"'
-
-
-def _address_complaint(url: str | None) -> str | None:
-    """What is wrong with a provider's address; None: nothing, or there is none."""
-    if url is None:
-        return None
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return HTTP_ONLY
-    if any(c.isspace() for c in url):
-        return HTTP_ONLY
-    if parts.query or parts.fragment:
-        return "expected an address without ? or #: a key does not belong here, use token_file"
-    if "@" in parts.netloc:
-        return "a user or password does not belong here: use token_file"
-    return None if parts.scheme in ("http", "https") and parts.netloc else HTTP_ONLY
 
 
 def _toml(value: Any) -> str:  # noqa: PLR0911 - one line per type

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from wattgram import registry
-from wattgram.accountant import Accountant
+from wattgram.accountant import Accountant, Desk
+from wattgram.activity import Board
 from wattgram.cache import Cache
 from wattgram.config import Config, state_directory
 from wattgram.feed import GAP_INTERVALS, Claims, ProviderFeed, SourceFeed
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter
 from wattgram.model import Health, Instant, Intensity
-from wattgram.plan import Link, chain, enabled_sources, interval, source_opener
+from wattgram.names import Names
+from wattgram.plan import Link, chain, enabled_sources, interval, open_namers, source_opener
 from wattgram.poller import Patience, Poller
 from wattgram.ports import Clock, Place, Unavailable
+from wattgram.roster import Bounds
 from wattgram.snapshot import Constants
 from wattgram.systemd import Watchdog
 from wattgram.tariff import Tariff
@@ -70,7 +73,13 @@ class Crew:
         self._ledger = ledger
         self._watchdog = watchdog
         self._not_there = not_there
-        links, self.remarks = chain(config)
+        links, remarks = chain(config)
+        namers, unnamed = open_namers(config, clock)
+        self._unnamed = unnamed
+        self.remarks = (*remarks, *unnamed)
+        self._names = Names(namers, clock, Path(config.attribution.proc))
+        self._board = Board()
+        self._ledger.bound(bounds(config), self._names.describe)
         self.tariff = tariff_of(config, links)
         self._claims = Claims(tuple(enabled_sources(config)))
         self._providers: dict[str, tuple[Poller, ProviderFeed]] = {}
@@ -108,11 +117,11 @@ class Crew:
         and its meter remembers.
         """
         links, remarks = chain(config)
-        changed = self._adopt_sources(config)
+        changed = [*self._adopt_names(config), *self._adopt_sources(config)]
         if _carbon_of(config) != _carbon_of(self._config):
             changed.append("carbon")
             self._adopt_carbon(config, links)
-        self.remarks = remarks
+        self.remarks = (*remarks, *self._unnamed)
         self._config = config
         return changed
 
@@ -141,13 +150,31 @@ class Crew:
         """Let go of the hardware."""
         for hand in self._sources.values():
             hand.feed.close()
+        self._names.close()
+
+    # --- names ----------------------------------------------------------------------------------
+
+    def _desk(self, config: Config) -> Desk:
+        return Desk(self._board, self._names, config.attribution.idle_watts)
+
+    def _adopt_names(self, config: Config) -> Iterator[str]:
+        """Name by another configuration; yield in words what is configured otherwise now."""
+        if config.namers != self._config.namers:
+            namers, self._unnamed = open_namers(config, self._clock)
+            self._names.adopt(namers)
+            yield "workloads"
+        if config.attribution != self._config.attribution:
+            self._ledger.bound(bounds(config), self._names.describe)
+            for hand in self._sources.values():
+                hand.accountant.seat(self._desk(config))
+            yield "attribution"
 
     # --- sources --------------------------------------------------------------------------------
 
     def _hire(self, name: str, config: Config, *, at_start: bool = True) -> _Hand:
         every = interval(name, config)
         meter = Meter(max_gap=GAP_INTERVALS * every)
-        accountant = Accountant(name, every, meter, self.tariff, self._ledger)
+        accountant = Accountant(name, every, meter, self.tariff, self._ledger, self._desk(config))
         opener = source_opener(name, config, self._clock, self._environ)
         required = bool(config.sources[name].enabled)
         health = Health(name, "source", every, up=False if required else None)
@@ -275,6 +302,12 @@ class Crew:
 def tariff_of(config: Config, links: Sequence[Link]) -> Tariff | None:
     """Return the tariff of a chain; None: no zone is configured."""
     return Tariff(config.carbon.zone, config.carbon.factor, [link.rung for link in links]) if links else None
+
+
+def bounds(config: Config) -> Bounds:
+    """Return how many workloads and owners are named, and for how long."""
+    attribution = config.attribution
+    return Bounds(attribution.max_named, attribution.max_owners, float(attribution.linger))
 
 
 def _order(name: str, config: Config) -> tuple[Any, float]:

@@ -8,9 +8,33 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from wattgram import __version__
-from wattgram.model import UNATTRIBUTED, Advance, Charge, Cost, Device, Health, Instant, Reading, Sample, State
+from wattgram.model import (
+    UNATTRIBUTED,
+    Advance,
+    Charge,
+    Cost,
+    Device,
+    Health,
+    Instant,
+    Reading,
+    Sample,
+    State,
+    Workload,
+)
 from wattgram.ports import Clock
-from wattgram.snapshot import Constants, DeviceTotals, Grid, OwnerKey, PriceKey, Reload, Snapshot, Totals
+from wattgram.roster import Account, Bounds, Roster
+from wattgram.snapshot import (
+    Constants,
+    DeviceTotals,
+    Grid,
+    OwnerKey,
+    PartKey,
+    PriceKey,
+    Reload,
+    Snapshot,
+    Totals,
+    WorkloadTotals,
+)
 
 # Readers who come together see one snapshot; an older one would show gauges that have expired meanwhile.
 SNAPSHOT_SECONDS = 1.0
@@ -18,13 +42,18 @@ SNAPSHOT_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sample and all that follows from it, posted at once so that the books balance at every moment."""
+    """One sample and all that follows from it, posted at once so that the books balance at every moment.
+
+    `present` are the workloads that were seen, whether or not they used anything; `floors` the idle watts in use.
+    """
 
     source: str
     every: float
     sample: Sample
     advance: Advance
     charges: tuple[Charge, ...]
+    present: frozenset[Workload] = frozenset()
+    floors: tuple[tuple[Device, float | None], ...] = ()
 
 
 @dataclass(slots=True)
@@ -43,6 +72,7 @@ class _DeviceAccount:
     events: dict[str, int] = field(default_factory=dict)
     throttled: dict[str, float] = field(default_factory=dict)
     crosscheck: float | None = None
+    idle_watts: float | None = None
 
     def totals(self) -> DeviceTotals:
         return DeviceTotals(
@@ -60,6 +90,7 @@ class _DeviceAccount:
             tuple(sorted(self.events.items())),
             tuple(sorted(self.throttled.items())),
             self.crosscheck,
+            self.idle_watts,
         )
 
 
@@ -75,11 +106,18 @@ def _calibrated(reading: Reading) -> float | None:
     return None if reading.watts is None else max(0.0, device.gain * reading.watts + device.offset_watts)
 
 
+def _undescribed(workload: Workload) -> tuple[str, str]:
+    """Nothing is known of it but its name."""
+    del workload
+    return "", ""
+
+
 class Ledger:
-    """Accounts by device, by owner and by provenance of the price: three views of the same joules.
+    """Accounts by device, by owner, by workload and by provenance of the price: views of the same joules.
 
     `view` says what is known of the grid at a wall time (None: no zone configured), `cost` what this process used;
-    `provenances` are the (basis, factor) pairs that the chain can give, shown at 0 from the start.
+    `provenances` are the (basis, factor) pairs that the chain can give, shown at 0 from the start; `bounds` limit how
+    many workloads and owners are named.
     """
 
     def __init__(
@@ -90,6 +128,7 @@ class Ledger:
         provenances: Iterable[tuple[str, str]] = (("none", "none"),),
         constants: Constants | None = None,
         host: str = "",
+        bounds: Bounds | None = None,
     ) -> None:
         self._clock = clock
         self._host = host
@@ -102,6 +141,8 @@ class Ledger:
         self._devices: dict[Device, _DeviceAccount] = {}
         self._owners: dict[OwnerKey, _Account] = {}
         self._prices: dict[PriceKey, _Account] = {}
+        self._roster = Roster(bounds or Bounds())
+        self._describe: Callable[[Workload], tuple[str, str]] = _undescribed
         self._health: dict[tuple[str, str], Health] = {}
         self._reload: Reload | None = None
         self._notes: tuple[str, ...] = ()
@@ -119,9 +160,13 @@ class Ledger:
                 self._devices[device].crosscheck = None
             for device, ratio in entry.advance.crosschecks:
                 self._devices[device].crosscheck = ratio
+            now = entry.sample.at
+            self._roster.see(entry.present, now)
             for charge in entry.charges:
-                self._charge(charge)
+                self._charge(charge, now)
             self._witness(entry.advance)
+            for device, watts in entry.floors:
+                self._devices[device].idle_watts = watts
 
     def report(self, health: Health) -> None:
         """Replace what is known of how one source or provider is doing."""
@@ -141,6 +186,12 @@ class Ledger:
             self._view, self._provenances, self._constants = view, tuple(provenances), constants
             for device in self._devices:
                 self._open_prices(device)
+
+    def bound(self, bounds: Bounds, describe: Callable[[Workload], tuple[str, str]]) -> None:
+        """Keep to other bounds from now on; `describe` gives a workload's name and account for people."""
+        with self._lock:
+            self._version += 1
+            self._roster.bounds, self._describe = bounds, describe
 
     def reloaded(self, reload: Reload) -> None:
         """Note how the last reading of the configuration went."""
@@ -179,6 +230,9 @@ class Ledger:
             python=platform.python_version(),
             devices=tuple(account.totals() for account in self._devices.values()),
             owners=tuple((key, Totals(a.microjoules, a.carbon)) for key, a in self._owners.items()),
+            workloads=tuple(self._workload(account) for account in self._roster.shown(now)),
+            ended=tuple(self._workload(account) for account in self._roster.ended),
+            overflows=self._roster.overflows,
             pricing=tuple((key, Totals(a.microjoules, a.carbon)) for key, a in self._prices.items()),
             grid=grid,
             health=tuple(self._health.values()),
@@ -217,22 +271,41 @@ class Ledger:
         for basis, factor in self._provenances:
             self._prices.setdefault(PriceKey(device.quality, basis, factor), _Account())
 
-    def _charge(self, charge: Charge) -> None:
+    def _charge(self, charge: Charge, now: Instant) -> None:
         share = charge.share
         delta = share.delta
-        account = self._devices[delta.device]
-        owner = OwnerKey(
-            share.workload.kind, share.workload.owner, delta.device.component, share.activity, share.quality
-        )
-        price = PriceKey(delta.device.quality, charge.basis, charge.factor)
+        device = delta.device
+        workload = self._roster.account(share.workload, gpu=device.component == "gpu", now=now)
+        owner = self._roster.owner(workload)
+        account = self._devices[device]
+        owner_key = OwnerKey(owner.kind, owner.owner, device.component, share.activity, share.quality)
+        price_key = PriceKey(device.quality, charge.basis, charge.factor)
         carbon = charge.carbon or 0
         for book in (
             account,
-            self._owners.setdefault(owner, _Account()),
-            self._prices.setdefault(price, _Account()),
+            self._owners.setdefault(owner_key, _Account()),
+            self._prices.setdefault(price_key, _Account()),
         ):
             book.microjoules += charge.microjoules
             book.carbon += carbon
+        for row in (
+            workload.cells.setdefault((device.component, device.id, share.activity, share.quality), [0, 0]),
+            workload.prices.setdefault((charge.basis, charge.factor), [0, 0]),
+        ):
+            row[0] += charge.microjoules
+            row[1] += carbon
+
+    def _workload(self, account: Account) -> WorkloadTotals:
+        name, billed = self._describe(account.workload)
+        return WorkloadTotals(
+            account.workload,
+            name,
+            billed,
+            account.born,
+            account.seen,
+            tuple((PartKey(*cell), Totals(*row)) for cell, row in account.cells.items()),
+            tuple((price, Totals(*row)) for price, row in account.prices.items()),
+        )
 
     def _witness(self, advance: Advance) -> None:
         for delta in advance.deltas:

@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wattgram import isolated, registry
-from wattgram.config import AUTO, Config
+from wattgram.complaints import AUTO
+from wattgram.config import Config
 from wattgram.isolated import IsolatedSource
-from wattgram.ports import Clock, ConfigError, Place, Provider, Secret, Source, Traits
+from wattgram.ports import Clock, ConfigError, Namer, Place, Provider, Secret, Source, Traits, Unavailable
 from wattgram.tariff import Rung
 from wattgram.tools.factors import fallbacks, yearly, yearly_rows
 
@@ -112,6 +113,22 @@ def source_opener(name: str, config: Config, clock: Clock, environ: Mapping[str,
     if entry.isolated:
         return lambda: IsolatedSource(entry.module, asdict(options), every, clock, child_environment(environ))
     return lambda: registry.source(name).open_source(options, clock, every)
+
+
+def open_namers(config: Config, clock: Clock) -> tuple[dict[str, Namer], tuple[str, ...]]:
+    """Return the namers of this host in their order, and a remark on each that was asked for and is not there."""
+    found: dict[str, Namer] = {}
+    remarks: list[str] = []
+    for name in registry.WORKLOADS:
+        options = config.namers[name]
+        if options.enabled is False:
+            continue
+        try:
+            found[name] = registry.namer(name).open_namer(options, clock)
+        except Unavailable as missing:
+            if options.enabled:
+                remarks.append(f"workloads.{name} was asked for and is not there: {missing}; {missing.remedy}")
+    return found, tuple(remarks)
 
 
 def recorded(name: str, config: Config, environ: Mapping[str, str]) -> dict[str, Any] | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wattgram.model import Cost, Device, Health, Instant, Intensity, State
+from wattgram.model import Cost, Device, Health, Instant, Intensity, State, Workload
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceTotals:
     """One device's account: identity, how it is metered now, the newest facts, and the totals since the start.
 
-    `watts` None: not known now. `every` is its source's interval in seconds.
+    `watts` None: not known now. `every` is its source's interval in seconds. `idle_watts` is the idle floor in use;
+    None: not known.
     """
 
     device: Device
@@ -28,6 +29,7 @@ class DeviceTotals:
     events: tuple[tuple[str, int], ...]
     throttled: tuple[tuple[str, float], ...]
     crosscheck: float | None = None
+    idle_watts: float | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,6 +39,16 @@ class OwnerKey:
     kind: str
     owner: str
     component: str
+    activity: str
+    quality: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PartKey:
+    """The labels of one part of a workload's account, beside those of the workload."""
+
+    component: str
+    device: str
     activity: str
     quality: str
 
@@ -56,6 +68,23 @@ class Totals:
 
     microjoules: int = 0
     carbon: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadTotals:
+    """One workload's account, from its first joule to its last. `name` and `account` are for people; empty: not known.
+
+    `prices` are the same joules as `parts`, by basis and factor of their price. `began` and `seen` are when its account
+    was opened and when it was last there.
+    """
+
+    workload: Workload
+    name: str
+    account: str
+    began: Instant
+    seen: Instant
+    parts: tuple[tuple[PartKey, Totals], ...]
+    prices: tuple[tuple[tuple[str, str], Totals], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +122,8 @@ class Reload:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that an exporter ever sees; taking it has no effect. `grid` None: no zone is configured; `host` names this
-    server for people.
+    server for people. `ended` are the workloads that are gone, the oldest first; `overflows` counts those that found
+    no place.
     """
 
     at: Instant
@@ -102,6 +132,9 @@ class Snapshot:
     python: str
     devices: tuple[DeviceTotals, ...] = ()
     owners: tuple[tuple[OwnerKey, Totals], ...] = ()
+    workloads: tuple[WorkloadTotals, ...] = ()
+    ended: tuple[WorkloadTotals, ...] = ()
+    overflows: int = 0
     pricing: tuple[tuple[PriceKey, Totals], ...] = ()
     grid: Grid | None = None
     health: tuple[Health, ...] = ()

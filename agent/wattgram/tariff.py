@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 
@@ -14,6 +14,9 @@ KEEP_SECONDS = 48 * 3600.0
 HOURS_AHEAD = 48
 MICROGRAMS_PER_GRAM = 1_000_000
 NANOSECONDS = 1_000_000_000
+
+# What a share costs: one charge for each stretch of it that fell under one price.
+Price = Callable[[Share], tuple[Charge, ...]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from wattgram.model import Health, Intensity, grams, joules
-from wattgram.snapshot import DeviceTotals, Grid, Snapshot
+from wattgram.snapshot import DeviceTotals, Grid, Snapshot, WorkloadTotals
 from wattgram_exporters.families import is_fresh
 
 
@@ -34,6 +34,9 @@ def status(snapshot: Snapshot) -> bytes:
                 }
                 for k, t in sorted(snapshot.owners)
             ],
+            "workloads": [_workload(w, snapshot) for w in snapshot.workloads],
+            "ended": [_workload(w, snapshot) for w in snapshot.ended],
+            "overflows": snapshot.overflows,
             "pricing": [
                 {
                     "quality": k.quality,
@@ -81,6 +84,7 @@ def _device(d: DeviceTotals, snapshot: Snapshot) -> dict[str, Any]:
         "watts": d.watts if fresh else None,
         "joules": joules(d.microjoules),
         "grams": grams(d.carbon) if snapshot.grid else None,
+        "idle_watts": d.idle_watts,
         "unmetered_seconds": d.unmetered_seconds,
         "events": dict(d.events),
         "throttled_seconds": dict(d.throttled),
@@ -91,6 +95,31 @@ def _device(d: DeviceTotals, snapshot: Snapshot) -> dict[str, Any]:
         "memory_total_bytes": d.state.memory_total_bytes if d.state and fresh else None,
         "temperature_celsius": d.state.temperature_celsius if d.state and fresh else None,
         "power_limit_watts": d.state.power_limit_watts if d.state and fresh else None,
+    }
+
+
+def _workload(w: WorkloadTotals, snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "kind": w.workload.kind,
+        "workload": w.workload.id,
+        "owner": w.workload.owner,
+        "name": w.name or None,
+        "account": w.account or None,
+        "began": w.began.wall,
+        "seen": w.seen.wall,
+        "parts": [
+            {**asdict(k), "joules": joules(t.microjoules), "grams": grams(t.carbon) if snapshot.grid else None}
+            for k, t in sorted(w.parts, key=lambda part: part[0])
+        ],
+        "pricing": [
+            {
+                "basis": basis,
+                "factor": factor,
+                "joules": joules(t.microjoules),
+                "grams": grams(t.carbon) if snapshot.grid else None,
+            }
+            for (basis, factor), t in sorted(w.prices, key=lambda row: row[0])
+        ],
     }
 
 

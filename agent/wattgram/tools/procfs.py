@@ -13,6 +13,9 @@ from pathlib import Path
 from wattgram.model import Cost
 from wattgram.ports import ReadFailed
 
+# Where field 22 of /proc/PID/stat is among those after the name.
+STARTED = 19
+
 
 @dataclass(frozen=True, slots=True)
 class CpuTimes:
@@ -54,6 +57,44 @@ def cpu_identity(proc: Path) -> dict[str, str]:
             break
         found.setdefault(name.strip(), value.strip())
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which process a pid is now: its start in clock ticks since boot, its real user, and its control groups, one path
+    for each hierarchy, without repetition.
+    """
+
+    started: int
+    uid: int | None
+    paths: tuple[str, ...]
+
+
+def identity(proc: Path, pid: int) -> Identity:
+    """Return which process a pid is now; raise ReadFailed when there is none, or when it ended meanwhile.
+
+    The groups are read between two looks at the start, so that they are this process's and no successor's.
+    """
+    folder = proc / str(pid)
+    started = start_of(proc, pid)
+    lines = _read(folder / "cgroup").splitlines()
+    uids = [line.split() for line in _read(folder / "status").splitlines() if line.startswith("Uid:")]
+    if start_of(proc, pid) != started:
+        raise ReadFailed(f"{folder}: another process by now", "empty")
+    paths = dict.fromkeys(line.split(":", 2)[2] for line in lines if line.count(":") >= 2)  # noqa: PLR2004 - proc(5)
+    uid = uids[0][1] if uids and len(uids[0]) > 1 and uids[0][1].isascii() and uids[0][1].isdigit() else None
+    return Identity(started, None if uid is None else int(uid), tuple(paths))
+
+
+def start_of(proc: Path, pid: int) -> int:
+    """Return when a process started, in clock ticks since boot: field 22 of stat (proc(5)), counted after the name,
+    which may hold anything; raise ReadFailed.
+    """
+    path = proc / str(pid) / "stat"
+    fields = _read(path).rpartition(")")[2].split()
+    if len(fields) <= STARTED or not fields[STARTED].isascii() or not fields[STARTED].isdigit():
+        raise ReadFailed(f"{path}: no start time", "shape")
+    return int(fields[STARTED])
 
 
 def own_cost() -> Cost:
