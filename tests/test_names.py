@@ -30,7 +30,7 @@ class Now:
     def asleep(self) -> float:
         return 0.0
 
-    def bell(self) -> None:  # type: ignore[override]
+    def bell(self) -> None:
         raise NotImplementedError
 
 

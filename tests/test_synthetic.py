@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from wattgram.clock import ManualClock
-from wattgram.model import COMPONENTS, Sample
+from wattgram.model import COMPONENTS, Sample, Subject, Workload
+from wattgram.ports import Unavailable
 from wattgram.sources.synthetic import Options, SyntheticSource, open_source
+from wattgram.workloads import synthetic as synthetic_names
 
 
 def watts(sample: Sample) -> dict[str, float]:
@@ -136,3 +138,19 @@ def test_the_option_says_how_many() -> None:
     sample = open_source(Options(gpus=0), ManualClock(), 1.0).read()
 
     assert {"cpu", "dram"} == {r.device.component for r in sample.readings}
+
+
+def test_invented_workloads_have_invented_names() -> None:
+    """By a namer of their own, so that nobody real is named."""
+    with pytest.raises(Unavailable):
+        synthetic_names.open_namer(synthetic_names.Options(), ManualClock())
+    namer = synthetic_names.open_namer(synthetic_names.Options(enabled=True), ManualClock())
+    clock = ManualClock()
+    sample = open_source(Options(gpus=4), clock, 1.0).read()
+
+    actors = {actor.path for activity in sample.activities for actor in activity.actors}
+    names = {named.workload for path in actors if (named := namer.name_of(Subject((path,)))) is not None}
+
+    assert len(names) == len(actors) == 4
+    assert Workload("pod", "2f0c8d1e-5b1a-4f6e-9a57-000000000001", "serving") in names
+    assert namer.name_of(Subject(("/system.slice/ssh.service", "/synthetic/pool/x/y/z/w/v"))) is None

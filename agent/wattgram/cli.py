@@ -59,6 +59,7 @@ def demo(arguments: argparse.Namespace) -> int:
     arguments.listen = listen
     arguments.zone = arguments.zone or "FR"
     arguments.only = {f"sources.{name}.enabled": name == "synthetic" for name in registry.SOURCES}
+    arguments.only |= {f"workloads.{name}.enabled": name == "synthetic" for name in registry.WORKLOADS}
     arguments.only["carbon.providers"] = ["annual"]  # invented joules are worth nobody's request
     settings = _load(arguments)
     logs.set_up(settings.log.level, settings.log.format)

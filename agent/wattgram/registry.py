@@ -48,7 +48,9 @@ PROVIDERS = {
     "annual": "wattgram.providers.annual",
 }
 # In the order in which they are asked; of several answers the deepest in the path is meant, then the first.
-WORKLOADS: dict[str, str] = {}
+WORKLOADS: dict[str, str] = {
+    "synthetic": "wattgram.workloads.synthetic",
+}
 EXPORTERS = {
     "prometheus": "wattgram_exporters.prometheus",
 }

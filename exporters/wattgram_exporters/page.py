@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from wattgram.model import COMPONENTS, Intensity, grams, joules
 from wattgram.snapshot import DeviceTotals, PriceKey, Snapshot, Totals
-from wattgram_exporters import health
+from wattgram_exporters import health, people
 from wattgram_exporters.families import is_fresh
 from wattgram_exporters.figures import Scale, duration, energy_scale, mass_scale, mebibytes, percent, watts
 from wattgram_exporters.markup import cell, head, moment, plain, row, section, table, tag, words
@@ -35,7 +35,7 @@ def render(snapshot: Snapshot) -> str:
     """Return the page."""
     main = (
         f"{_header(snapshot)}{_banner(snapshot)}{_verdict(snapshot)}{_cards(snapshot)}"
-        f'<div class="columns"><div>{_devices(snapshot)}</div>'
+        f'<div class="columns"><div>{_devices(snapshot)}{people.on_whose_behalf(snapshot)}</div>'
         f"<div>{health.missing(snapshot)}{_provenance(snapshot)}{_grid(snapshot)}{health.report(snapshot)}{_links()}</div></div>"
     )
     many = ' class="many"' if len(snapshot.devices) > MANY else ""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wattgram.model import MICROJOULES_PER_JOULE, Counter, Device, Reading, Sample, State
+from wattgram.model import MICROJOULES_PER_JOULE, Activity, Actor, Counter, Device, Instant, Reading, Sample, State
 from wattgram.ports import Clock, SourceOptions
 
 EVENTS = ("reset", "gap", "implausible")
+# A new training job begins every so many seconds; the first number is that of the first.
+JOB_SECONDS, FIRST_JOB = 600.0, 4711
+# Paths that only the namer of invented workloads knows: kind, id, owner, name, account.
+CHAT = "/synthetic/pod/2f0c8d1e-5b1a-4f6e-9a57-000000000001/serving/serving\\chat/deployment\\chat"
+TUNE = "/synthetic/slurm/4242/bob/tune-lora/vision"
+SHELL = "/synthetic/unit/ssh.service/root/ssh.service/"
 H100 = "Synthetic H100 80GB HBM3"
 
 
@@ -49,15 +56,15 @@ class _Wave:
 
 def open_source(options: Options, clock: Clock, every: float) -> SyntheticSource:
     """Return the source."""
-    del every
-    return SyntheticSource(options.gpus, clock)
+    return SyntheticSource(options.gpus, clock, every)
 
 
 class SyntheticSource:
-    """Graphics processors in training and inference, two packages and their memory."""
+    """Graphics processors in training and inference, two packages and their memory, and who works on them."""
 
-    def __init__(self, gpus: int, clock: Clock) -> None:
+    def __init__(self, gpus: int, clock: Clock, every: float = 1.0) -> None:
         self._clock = clock
+        self._every = every
         self._began = clock.now().mono
         self._gpus = tuple((_gpu(index), _gpu_wave(index)) for index in range(gpus))
         self._host = tuple(
@@ -90,7 +97,26 @@ class SyntheticSource:
             )
             for device, wave in self._host
         )
-        return Sample(now, (*gpus, *host))
+        before = Instant(now.mono - self._every, now.wall - self._every)
+        return Sample(now, (*gpus, *host), tuple(self._activities(before, now)))
+
+    def _activities(self, start: Instant, end: Instant) -> Iterator[Activity]:
+        """Yield who is busy: a training job on half of the graphics processors, the next one every so often; a service
+        on every fourth; two who share one; and on the processors all of them.
+        """
+        job = f"/synthetic/slurm/{FIRST_JOB + int((end.mono - self._began) / JOB_SECONDS)}/ada/pretrain-7b/nlp"
+        for device, _ in self._gpus:
+            place = int(device.index) % 4
+            actors = {
+                2: (Actor(path=TUNE, weight=0.6), Actor(path=job, weight=0.3)),
+                3: (Actor(path=CHAT, weight=0.4),),
+            }
+            found = actors.get(place, (Actor(path=job, weight=0.97),))
+            yield Activity("gpu", device.id, start, end, self._every, found, utilization=0.9)
+        weights = ((job, 9.0), (TUNE, 4.0), (CHAT, 2.5), (SHELL, 0.2))
+        for component, system, idle in (("cpu", 1.5, 14.0), ("dram", 3.0, 20.0)):
+            found = tuple(Actor(path=path, weight=weight) for path, weight in weights)
+            yield Activity(component, "", start, end, self._every, found, system=system, idle=idle)
 
     def close(self) -> None:
         """Hold nothing, let go of nothing."""
