@@ -173,6 +173,7 @@ def test_documents_name_commands_that_exist(path: Path) -> None:
         "pause",
         "resume",
         "version",
+        "measure",
         "--version",
     }
     named = set(re.findall(r"`(?:\$ )?wattgram ([a-z][\w-]*|--version)", path.read_text()))

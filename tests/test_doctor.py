@@ -360,7 +360,7 @@ def test_programs_get_an_object_whose_keys_stay(host: Host) -> None:
     keys = ["group", "what", "state", "detail", "remedy", "required"]
     assert all(keys == list(finding) for finding in found["findings"])
     assert {"ok", "missing", "failed"} >= {finding["state"] for finding in found["findings"]}
-    assert ["Sources", "Carbon", "Rights", "Files", "Port", "Host"] == list(
+    assert ["Sources", "On whose behalf", "Carbon", "Rights", "Files", "Port", "Host"] == list(
         dict.fromkeys(f["group"] for f in found["findings"])
     )
 
@@ -729,3 +729,33 @@ def test_the_clock_is_asked_whether_it_may_be_believed(host: Host) -> None:
 
     assert finding["detail"].startswith(("synchronised", "not synchronised", "the kernel does not say"))
     assert ("failed" == finding["state"]) == ("timedatectl set-ntp true" in finding["remedy"])
+
+
+# --- on whose behalf --------------------------------------------------------------------------------
+
+
+def test_whether_the_hosts_processes_are_seen_is_told(host: Host) -> None:
+    """A driver tells process numbers of the host: without its /proc they are nobody's."""
+    proc = host.directory / "proc"
+    for pid, name in ((1, "systemd"), (2, "kthreadd")):
+        (proc / str(pid)).mkdir(parents=True)
+        (proc / str(pid) / "comm").write_text(f"{name}\n")
+        (proc / str(pid) / "stat").write_text(f"{pid} ({name}) S {' '.join(['1'] * 18)} 7 0\n")
+        (proc / str(pid) / "cgroup").write_text("0::/init.scope\n")
+        (proc / str(pid) / "status").write_text("Uid:\t0\t0\t0\t0\n")
+    config = f'[attribution]\nproc = "{proc}"\n'
+
+    assert (host.findings(config)["processes"]["state"]) == "ok"
+    (proc / "2" / "comm").write_text("bash\n")
+    found = host.findings(config)["processes"]
+    assert (found["state"], "hostPID: true" in found["remedy"]) == ("missing", True)
+    (proc / "1" / "stat").unlink()
+    found = host.findings(config)["processes"]
+    assert (found["state"], "hidepid" in found["remedy"]) == ("failed", True)
+
+
+def test_a_namer_that_was_asked_for_is_tried(host: Host) -> None:
+    found = host.findings("[workloads.synthetic]\nenabled = true\n")["workloads synthetic"]
+
+    assert (found["group"], found["state"], found["required"]) == ("On whose behalf", "ok", True)
+    assert "workloads synthetic" not in host.findings("")

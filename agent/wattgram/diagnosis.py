@@ -6,15 +6,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
+from wattgram import registry
 from wattgram.config import Config
 from wattgram.feed import Claims
 from wattgram.model import COMPONENTS, Device, Intensity, Sample
 from wattgram.plan import Link, chain, enabled_sources, source_opener
 from wattgram.ports import Clock, ReadFailed, Unavailable
+from wattgram.tools.procfs import identity
+from wattgram.tools.sysfs import read_text
 
 FINE, ABSENT, BROKEN = "ok", "missing", "failed"
-SOURCES, CARBON, RIGHTS, FILES, PORT, HOST = "Sources", "Carbon", "Rights", "Files", "Port", "Host"
+SOURCES, NAMES, CARBON, RIGHTS, FILES = "Sources", "On whose behalf", "Carbon", "Rights", "Files"
+PORT, HOST = "Port", "Host"
 # One and several of each component, in the words of people.
 NOUNS = {
     "gpu": ("GPU", "GPUs"),
@@ -24,6 +29,7 @@ NOUNS = {
     "host_rest": ("rest of the host", "rest of the host"),
 }
 EXPECTED = ("gpu", "cpu", "dram")
+INIT, KTHREADD = 1, 2
 COUNTLESS = frozenset({"dram", "host_rest"})
 
 
@@ -75,7 +81,7 @@ class Trial:
                 claims.outcome(name, sample.readings)
                 self._count(r.device for r in sample.readings if claims.keeps(name, r.device.component))
                 detail = _seen(sample) + _not_booked(name, sample, claims)
-                state = FINE if sample.readings and not sample.failed else BROKEN
+                state = FINE if (sample.readings or sample.activities) and not sample.failed else BROKEN
                 yield Finding(SOURCES, what, state, detail, _advised(sample), required)
             except Unavailable as missing:
                 claims.withdraw(name)
@@ -86,6 +92,21 @@ class Trial:
             finally:
                 if source is not None:
                     source.close()
+
+    def names(self) -> Iterator[Finding]:
+        """Try each namer, and whether processes of others can be seen, by which GPUs are named."""
+        for name in registry.WORKLOADS:
+            options = self._config.namers[name]
+            what, required = f"workloads {name}", bool(options.enabled)
+            if options.enabled is False:
+                continue
+            try:
+                registry.namer(name).open_namer(options, self._clock).close()
+            except Unavailable as missing:
+                yield Finding(NAMES, what, ABSENT, str(missing), missing.remedy, required)
+            else:
+                yield Finding(NAMES, what, FINE, "is asked", required=required)
+        yield _processes(Path(self._config.attribution.proc))
 
     def carbon(self) -> Iterator[Finding]:
         """Ask each provider of the chain once."""
@@ -137,6 +158,23 @@ class Trial:
         return found
 
 
+def _processes(proc: Path) -> Finding:
+    """Whether the host's processes can be seen: a driver tells their numbers, and /proc whose they are."""
+    what, hidden = "processes", "whose a GPU's energy is stays unknown"
+    try:
+        identity(proc, INIT)
+        is_host = read_text(proc / str(KTHREADD) / "comm") == "kthreadd"
+    except ReadFailed as failure:
+        if failure.reason == "auth" or (proc / str(INIT)).exists():
+            remedy = "mount /proc without hidepid, or let the service's group see it: hidepid=2,gid=…"
+            return Finding(NAMES, what, BROKEN, f"those of others cannot be read ({failure}): {hidden}", remedy)
+        is_host = False
+    if is_host:
+        return Finding(NAMES, what, FINE, f"the host's are seen in {proc}")
+    remedy = "run it with the host's processes in sight: hostPID: true, docker run --pid=host"
+    return Finding(NAMES, what, ABSENT, f"the host's are not seen in {proc}: {hidden}", remedy)
+
+
 def asked(link: Link, config: Config, clock: Clock, turns: int = 1) -> tuple[Intensity, ...]:
     """Return what a provider says; raise ReadFailed."""
     provider = link.open(config, clock)
@@ -182,6 +220,8 @@ def _seen(sample: Sample) -> str:
         alike.setdefault((r.device.component, name, "counter" if r.counter else "power"), []).append(r.device.id)
     found = "; ".join(f"{', '.join(ids)} ({name}by {means})" for (_, name, means), ids in alike.items())
     count = len(sample.readings)
+    if sample.activities and not count:
+        return f"who keeps busy: {', '.join(f'{a.component} ({len(a.actors)})' for a in sample.activities)}"
     lost = ", ".join(f"{f.device.id}: {f.reason}" for f in sample.failed)
     devices = f"{count} device{'' if count == 1 else 's'}{': ' if found else ''}{found}"
     return f"{devices}; not answering: {lost}" if lost else devices

@@ -22,6 +22,7 @@ from wattgram.diagnosis import (
     FILES,
     FINE,
     HOST,
+    NAMES,
     PORT,
     RIGHTS,
     SOURCES,
@@ -53,6 +54,7 @@ def examine(config: Config, clock: Clock, environ: Mapping[str, str], *, as_json
     trial = Trial(config, clock, environ)
     groups: tuple[tuple[str, Iterable[Finding]], ...] = (
         (SOURCES, trial.sources()),
+        (NAMES, trial.names()),
         (CARBON, trial.carbon()),
         (RIGHTS, surroundings.rights(config, environ)),
         (FILES, surroundings.files(config, environ)),
@@ -139,7 +141,10 @@ class _Scribe:
 
 def _label(finding: Finding) -> str:
     """What a finding is about, less what its group says already."""
-    return finding.what.removeprefix("source ").removeprefix("provider ").removeprefix("carbon, ")
+    for group in ("source ", "provider ", "carbon, ", "workloads "):
+        if finding.what.startswith(group):
+            return finding.what.removeprefix(group)
+    return finding.what
 
 
 def _printable(text: str) -> str:

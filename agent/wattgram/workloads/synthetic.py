@@ -12,7 +12,9 @@ PREFIX, PARTS = "/synthetic/", 5
 
 @dataclass(frozen=True, kw_only=True)
 class Options(NamerOptions):
-    """Nothing of its own."""
+    """Off by default."""
+
+    enabled: bool | None = False
 
 
 def open_namer(options: Options, clock: Clock) -> SyntheticNamer:
