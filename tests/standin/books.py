@@ -24,6 +24,9 @@ MICROJOULES_PER_JOULE = 1_000_000
 AUDIT = "audit.txt"
 DEVICES, OWNERS, PRICES = (f"wattgram_{view}_energy_joules_total" for view in ("device", "owner", "pricing"))
 
+WORKLOADS = "wattgram_workload_e"
+_COMPONENT = re.compile(r'[{,]component="([^"]*)"')
+
 _LOGFMT = re.compile(r'(?:[a-z_]+=(?:"(?:[^"\\\x00-\x1f\x7f-\x9f]|\\.)*"|[\w.:/+-]+)(?: |$))+')
 _PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|[\w.:/+-]+)')
 
@@ -139,6 +142,8 @@ def change(before: Moment, after: Moment, device: str) -> Change:
 class Auditor:
     """Scrapes `daemon` about every `every` seconds from the start to the end of the `with` block.
 
+    No counter may fall, nor go, but for those of workloads, which may go and return; by component, owners are devices.
+
     `wrongs` says what was wrong, `silences` when there was no answer (monotonic seconds), `latencies` how long each
     answer took, by when it was asked for.
     """
@@ -207,13 +212,17 @@ class Auditor:
         shown = counters(text)
         for series, before in self._last.items():
             if series not in shown:
-                self.wrongs.append(f"{series} is gone, it was {before!r}")
+                if not series.startswith(WORKLOADS):  # these go a while after their end, and may return
+                    self.wrongs.append(f"{series} is gone, it was {before!r}")
             elif shown[series] < before:
                 self.wrongs.append(f"{series} fell from {before!r} to {shown[series]!r}")
-        self._last = shown
+        self._last.update(shown)
         views = [microjoules(shown, name) for name in (DEVICES, OWNERS, PRICES)]
         if len(set(views)) != 1:
             self.wrongs.append(f"devices, owners, prices show {views} µJ")
+        devices, owners = (by_component(shown, name) for name in (DEVICES, OWNERS))
+        if devices != owners:
+            self.wrongs.append(f"devices show {devices} µJ, owners {owners}")
 
 
 def counters(text: str) -> dict[str, float]:
@@ -225,6 +234,15 @@ def counters(text: str) -> dict[str, float]:
 def microjoules(shown: Mapping[str, float], name: str) -> int:
     """Σ of one family, each sample rounded to a whole microjoule: exact."""
     return sum(round(v * MICROJOULES_PER_JOULE) for series, v in shown.items() if series.partition("{")[0] == name)
+
+
+def by_component(shown: Mapping[str, float], name: str) -> dict[str, int]:
+    """As `microjoules`, for each component."""
+    found: dict[str, int] = {}
+    for series, value in shown.items():
+        if series.partition("{")[0] == name and (component := _COMPONENT.search(series)):
+            found[component[1]] = found.get(component[1], 0) + round(value * MICROJOULES_PER_JOULE)
+    return found
 
 
 def percentile(ascending: Sequence[float], fraction: float) -> float:
