@@ -166,7 +166,7 @@ def _processes(proc: Path) -> Finding:
         is_host = read_text(proc / str(KTHREADD) / "comm") == "kthreadd"
     except ReadFailed as failure:
         if failure.reason == "auth" or (proc / str(INIT)).exists():
-            remedy = "mount /proc without hidepid, or let the service's group see it: hidepid=2,gid=…"
+            remedy = "mount /proc without hidepid; as a service: install wattgram.service.d/attribution.conf"
             return Finding(NAMES, what, BROKEN, f"those of others cannot be read ({failure}): {hidden}", remedy)
         is_host = False
     if is_host:

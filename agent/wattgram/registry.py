@@ -49,6 +49,10 @@ PROVIDERS = {
 }
 # In the order in which they are asked; of several answers the deepest in the path is meant, then the first.
 WORKLOADS: dict[str, str] = {
+    "slurm": "wattgram.workloads.slurm",
+    "containers": "wattgram.workloads.containers",
+    "units": "wattgram.workloads.units",
+    "users": "wattgram.workloads.users",
     "synthetic": "wattgram.workloads.synthetic",
 }
 EXPORTERS = {

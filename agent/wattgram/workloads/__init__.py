@@ -1,1 +1,1 @@
-"""Workload resolvers: who a process is. None yet: every share is the pool's."""
+"""Namers: on whose behalf a process or a control group works."""
