@@ -50,6 +50,7 @@ PROVIDERS = {
 # In the order in which they are asked; of several answers the deepest in the path is meant, then the first.
 WORKLOADS: dict[str, str] = {
     "slurm": "wattgram.workloads.slurm",
+    "kubernetes": "wattgram.workloads.kubernetes",
     "containers": "wattgram.workloads.containers",
     "units": "wattgram.workloads.units",
     "users": "wattgram.workloads.users",

@@ -2,7 +2,8 @@
 
 `trust_env` is off (a ~/.netrc would replace our header, a proxy variable our route); redirects are off (one would
 carry the token to another host); a reply counts only when it is complete, in time and of bearable size. Timeouts per
-read let a dripping server hold a reader for ever, so a timer shuts the connection at the deadline.
+read let a dripping server hold a reader for ever, so a timer shuts the connection at the deadline. A stream of lines
+is bounded in the same way: its head as any reply, then its length, its silences and its longest line.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timezone
 from http.cookiejar import DefaultCookiePolicy
@@ -27,7 +28,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from wattgram import __version__
 from wattgram.ports import ReadFailed
@@ -100,10 +101,54 @@ def _forms(c: str) -> bytes:
     return f"(?:{'|'.join(sorted(forms, key=len, reverse=True))})".encode()
 
 
-class Fetcher:
-    """Fetches from one provider. `timeout` is the total seconds of one request, from its start to its last byte."""
+class Stream:
+    """A reply that goes on; `reply` is its beginning, with a body where the status is not 200."""
 
-    def __init__(self, timeout: float, max_bytes: int = MAX_BYTES, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, reply: Reply, response: requests.Response, lasts: float, idle: float, longest: int) -> None:
+        self.reply = reply
+        self._response = response
+        self._ends, self._lasts = time.monotonic() + lasts, lasts
+        self._idle = idle
+        self._longest = longest
+
+    def lines(self) -> Iterator[bytes]:
+        """Return each whole line as it comes, unread by anybody: what it says may be a credential of ours.
+
+        It ends where the server ends it; raise ReadFailed(timeout, server or shape).
+        """
+        url, line = self.reply.url, bytearray()
+        try:
+            for chunk in self._response.iter_content(CHUNK_BYTES):
+                first, *more = chunk.split(b"\n")
+                line += first
+                for part in more:
+                    yield bytes(line)
+                    line = bytearray(part)
+                if len(line) > self._longest:
+                    raise ReadFailed(f"{url}: a line is longer than {self._longest} bytes", "shape")
+        except (requests.RequestException, HTTPError, OSError, ValueError, AttributeError) as error:
+            # AttributeError: http.client's, where the socket was shut under it.
+            if isinstance(_inner(error), ReadTimeoutError):
+                raise ReadFailed(f"{url}: nothing came for {self._idle:g} s", "timeout") from error
+            if time.monotonic() < self._ends:
+                raise ReadFailed(f"{url}: {_plain(error)}", "server") from error
+        if time.monotonic() >= self._ends:  # cut short at the deadline, it may look complete
+            raise ReadFailed(f"{url}: had not ended after {self._lasts:g} s", "timeout")
+
+
+class Fetcher:
+    """Fetches from one place. `timeout` is the total seconds of one request, from its start to its last byte.
+
+    `ca_file`: who signs for the server, instead of the public authorities.
+    """
+
+    def __init__(
+        self,
+        timeout: float,
+        max_bytes: int = MAX_BYTES,
+        wall: Callable[[], float] = time.time,
+        ca_file: str = "",
+    ) -> None:
         self._timeout = timeout
         self._max_bytes = max_bytes
         self._wall = wall
@@ -111,6 +156,7 @@ class Fetcher:
         self._session = _Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         self._session.trust_env = False
+        self._session.verify = ca_file or True
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, self._adapter)
         self.requests = 0
@@ -120,30 +166,83 @@ class Fetcher:
 
         The URL in errors has no query: nothing that a caller put there can leak.
         """
+        with (
+            self._asking(),
+            self._within(url, self._timeout),
+            contextlib.closing(self._open(url, params, headers, self._timeout)) as response,
+        ):
+            return self._read(url, response, headers)
+
+    @contextlib.contextmanager
+    def stream(
+        self,
+        url: str,
+        params: Mapping[str, str],
+        headers: Mapping[str, str],
+        *,
+        lasts: float,
+        idle: float,
+        longest: int = MAX_BYTES,
+    ) -> Iterator[Stream]:
+        """Give a reply of whatever status whose lines may come for `lasts` seconds, `idle` at most between two.
+
+        Its head is as bounded as a whole reply; raise ReadFailed(timeout, server or shape) for it.
+        """
+        with self._asking(), contextlib.ExitStack() as stack:
+            with self._within(url, self._timeout):
+                response = self._open(url, params, {"Accept-Encoding": "identity", **headers}, idle)
+                stack.callback(response.close)
+                if response.status_code == 200:  # noqa: PLR2004
+                    reply = Reply(response.status_code, response.headers, b"", url)
+                else:
+                    reply = self._read(url, response, headers)
+            stream = Stream(reply, response, lasts, idle, longest)
+            stack.callback(self._cut_after(lasts).cancel)
+            yield stream
+
+    def end(self) -> None:
+        """End for good what another thread is fetching, and whatever it would fetch: it fails."""
+        self._adapter.end()
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Count a request, and forget its connection: one that the other side is about to close is not used again."""
         self.requests += 1
-        deadline = threading.Timer(self._timeout, self._adapter.cut)
-        deadline.daemon = True
-        started = time.monotonic()
-        deadline.start()
         try:
-            reply = self._get(url, params, headers)
+            yield
+        finally:
+            self._adapter.forget()
+            self._adapter.poolmanager.clear()
+
+    @contextlib.contextmanager
+    def _within(self, url: str, seconds: float) -> Iterator[None]:
+        """Shut the connection at the deadline, and say in our words what went wrong."""
+        started = time.monotonic()
+        deadline = self._cut_after(seconds)
+        try:
+            yield
         except ReadFailed:
             raise
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-            late = time.monotonic() - started >= self._timeout or isinstance(error, requests.Timeout)
+            late = time.monotonic() - started >= seconds or isinstance(error, requests.Timeout)
             if late:
-                raise ReadFailed(f"{url}: no complete answer within {self._timeout:g} s", "timeout") from error
+                raise ReadFailed(f"{url}: no complete answer within {seconds:g} s", "timeout") from error
             raise ReadFailed(f"{url}: {_plain(error)}", "server") from error
         finally:
             deadline.cancel()
-            self._adapter.forget()
-            self._adapter.poolmanager.clear()  # a connection that the other side is about to close is not used again
-        if time.monotonic() - started >= self._timeout:  # cut short at the deadline, it may look complete
-            raise ReadFailed(f"{url}: no complete answer within {self._timeout:g} s", "timeout")
-        return reply
+        if time.monotonic() - started >= seconds:  # cut short at the deadline, it may look complete
+            raise ReadFailed(f"{url}: no complete answer within {seconds:g} s", "timeout")
 
-    def _get(self, url: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Reply:
-        response = self._session.get(
+    def _cut_after(self, seconds: float) -> threading.Timer:
+        timer = threading.Timer(seconds, self._adapter.cut)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _open(
+        self, url: str, params: Mapping[str, str], headers: Mapping[str, str], patience: float
+    ) -> requests.Response:
+        return self._session.get(
             url,
             params=dict(params),
             headers={
@@ -152,17 +251,18 @@ class Fetcher:
                 "Connection": "close",
                 **headers,
             },
-            timeout=(min(CONNECT_SECONDS, self._timeout), self._timeout),
+            timeout=(min(CONNECT_SECONDS, self._timeout), patience),
             allow_redirects=False,
             stream=True,
         )
-        with contextlib.closing(response):
-            body = bytearray()
-            for chunk in response.iter_content(CHUNK_BYTES):
-                body += chunk
-                if len(body) > self._max_bytes:
-                    raise ReadFailed(f"{url}: the answer is larger than {self._max_bytes} bytes", "shape")
-            reply = Reply(response.status_code, response.headers, without(bytes(body), headers.values()), url)
+
+    def _read(self, url: str, response: requests.Response, headers: Mapping[str, str]) -> Reply:
+        body = bytearray()
+        for chunk in response.iter_content(CHUNK_BYTES):
+            body += chunk
+            if len(body) > self._max_bytes:
+                raise ReadFailed(f"{url}: the answer is larger than {self._max_bytes} bytes", "shape")
+        reply = Reply(response.status_code, response.headers, without(bytes(body), _secrets(headers)), url)
         if reply.status in (301, 302, 303, 307, 308):
             raise ReadFailed(f"{url}: answered with a redirect ({reply.status}), which is not followed", "shape")
         return reply
@@ -170,6 +270,14 @@ class Fetcher:
     def close(self) -> None:
         """Close kept connections."""
         self._session.close()
+
+
+def _secrets(headers: Mapping[str, str]) -> Iterator[str]:
+    """What of our headers nobody may read later: all of them but what says which form we read, and a bare token too."""
+    for name, value in headers.items():
+        if name != "Accept":
+            yield value
+            yield value.partition(" ")[2]
 
 
 class _Session(requests.Session):
@@ -187,6 +295,7 @@ class _Adapter(HTTPAdapter):
         self._open: list[socket.socket] = []
         self._lock = threading.Lock()
         self._late = False
+        self._ended = False
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -213,7 +322,13 @@ class _Adapter(HTTPAdapter):
     def forget(self) -> None:
         with self._lock:
             self._open.clear()
-            self._late = False
+            self._late = self._ended
+
+    def end(self) -> None:
+        """Shut every socket, and whichever comes later."""
+        with self._lock:
+            self._ended = True
+        self.cut()
 
 
 def _pools(adapter: _Adapter) -> dict[str, type[HTTPConnectionPool]]:
