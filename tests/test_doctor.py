@@ -742,7 +742,7 @@ def test_whether_the_hosts_processes_are_seen_is_told(host: Host) -> None:
         (proc / str(pid) / "comm").write_text(f"{name}\n")
         (proc / str(pid) / "stat").write_text(f"{pid} ({name}) S {' '.join(['1'] * 18)} 7 0\n")
         (proc / str(pid) / "cgroup").write_text("0::/init.scope\n")
-        (proc / str(pid) / "status").write_text("Uid:\t0\t0\t0\t0\n")
+        (proc / str(pid) / "status").write_text("Name:\tx\nUid:\t0\t0\t0\t0\n")
     config = f'[attribution]\nproc = "{proc}"\n'
 
     assert (host.findings(config)["processes"]["state"]) == "ok"

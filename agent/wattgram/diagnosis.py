@@ -80,8 +80,10 @@ class Trial:
                 sample = source.read()
                 claims.outcome(name, sample.readings)
                 self._count(r.device for r in sample.readings if claims.keeps(name, r.device.component))
-                detail = _seen(sample) + _not_booked(name, sample, claims)
-                state = FINE if (sample.readings or sample.activities) and not sample.failed else BROKEN
+                detail = _seen(sample) if registry.SOURCES[name].meters else _told(sample)
+                detail += _not_booked(name, sample, claims)
+                answers = sample.readings or not registry.SOURCES[name].meters
+                state = FINE if answers and not sample.failed else BROKEN
                 yield Finding(SOURCES, what, state, detail, _advised(sample), required)
             except Unavailable as missing:
                 claims.withdraw(name)
@@ -220,11 +222,17 @@ def _seen(sample: Sample) -> str:
         alike.setdefault((r.device.component, name, "counter" if r.counter else "power"), []).append(r.device.id)
     found = "; ".join(f"{', '.join(ids)} ({name}by {means})" for (_, name, means), ids in alike.items())
     count = len(sample.readings)
-    if sample.activities and not count:
-        return f"who keeps busy: {', '.join(f'{a.component} ({len(a.actors)})' for a in sample.activities)}"
     lost = ", ".join(f"{f.device.id}: {f.reason}" for f in sample.failed)
     devices = f"{count} device{'' if count == 1 else 's'}{': ' if found else ''}{found}"
     return f"{devices}; not answering: {lost}" if lost else devices
+
+
+def _told(sample: Sample) -> str:
+    """How many are told apart by a source that says who was busy."""
+    actors = max((activity.actors for activity in sample.activities), key=len, default=())
+    processes = sum(1 for actor in actors if actor.process is not None)
+    found = f": control groups: {len(actors) - processes}, processes in none: {processes}" if actors else ""
+    return f"says who keeps processors and memory busy{found}"
 
 
 def _advised(sample: Sample) -> str:

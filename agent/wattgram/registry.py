@@ -25,20 +25,26 @@ from wattgram.snapshot import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """Where a source is, and whether it must run in a process of its own."""
+    """Where a source is, and whether it must run in a process of its own.
+
+    `meters`: it reads devices; else it says only who kept them busy.
+    """
 
     module: str
     isolated: bool = False
     by_default: bool = True
+    meters: bool = True
 
 
-# In the order in which they may keep the account of a component that several could meter.
+# In the order in which they may keep the account of a component that several could meter; who meters nothing is last,
+# so that no account waits for it.
 SOURCES = {
     "rapl": SourceEntry("wattgram.sources.rapl"),
     "hwmon": SourceEntry("wattgram.sources.hwmon"),
     "nvml": SourceEntry("wattgram.sources.nvml", isolated=True),
     "estimate": SourceEntry("wattgram.sources.estimate", by_default=False),
     "synthetic": SourceEntry("wattgram.sources.synthetic", by_default=False),
+    "cgroups": SourceEntry("wattgram.sources.cgroups", meters=False),
 }
 # In the order of preference of `providers = ["auto"]`.
 PROVIDERS = {

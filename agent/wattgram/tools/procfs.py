@@ -9,12 +9,14 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from wattgram.model import Cost
 from wattgram.ports import ReadFailed
 
-# Where field 22 of /proc/PID/stat is among those after the name.
-STARTED = 19
+STAT_BYTES = 4096
+# A process's flag that says that it is a thread of the kernel's own (include/linux/sched.h), and their parent.
+PF_KTHREAD, KTHREADD = 0x0020_0000, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,75 @@ class CpuTimes:
 
     busy: int
     idle: int
+
+
+class ProcessTimes(NamedTuple):
+    """A process at one moment: its start since boot and the processor time it has used itself, both in jiffies."""
+
+    started: int
+    used: int
+    is_kernel: bool
+    name: str
+
+
+def raw(path: str, most: int) -> bytes:
+    """Return what one read of a kernel's file gives, at most so many bytes: all of what fits a page; raise OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, most)
+    finally:
+        os.close(descriptor)
+
+
+def raw_whole(path: str, most: int) -> bytes:
+    """Return the bytes of a kernel's list, at most so many; raise OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = b""
+        while len(content) < most and (more := os.read(descriptor, most - len(content))):
+            content += more
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def process_stat(proc: str, pid: int) -> bytes:
+    """Return a process's `stat`; nothing: it is not there, or cannot be read."""
+    try:
+        return raw(f"{proc}/{pid}/stat", STAT_BYTES)
+    except OSError:
+        return b""
+
+
+def parse_process(content: bytes) -> ProcessTimes | None:
+    """Return the times in a process's `stat`; None: it holds none. The name may itself hold brackets and spaces."""
+    head, _, rest = content.rpartition(b")")
+    words = rest.split(None, 20)
+    try:
+        parent, flags, user, system, started = (int(words[n]) for n in (1, 6, 11, 12, 19))
+    except (ValueError, IndexError):
+        return None
+    name = head.partition(b"(")[2].decode("utf-8", "replace")
+    return ProcessTimes(started, max(0, user + system), bool(flags & PF_KTHREAD) or parent == KTHREADD, name)
+
+
+def process_user(proc: str, pid: int) -> int | None:
+    """Return the user a process runs for, its real one; None: unknown."""
+    try:
+        content = raw(f"{proc}/{pid}/status", STAT_BYTES)
+    except OSError:
+        return None
+    words = content.partition(b"\nUid:")[2].split(None, 1)
+    return int(words[0]) if words and words[0].isdigit() and len(words[0]) <= len("4294967295") else None
+
+
+def resident_pages(proc: str, pid: int) -> int | None:
+    """Return the pages of memory that a process has in use; None: unknown."""
+    try:
+        words = raw(f"{proc}/{pid}/statm", STAT_BYTES).split()
+    except OSError:
+        return None
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() and len(words[1]) <= len(str(2**64)) else None
 
 
 def cpu_times(proc: Path) -> CpuTimes:
@@ -41,11 +112,20 @@ def cpu_times(proc: Path) -> CpuTimes:
 
 def memory_total_bytes(proc: Path) -> int:
     """Return the machine's memory from `<proc>/meminfo`; raise ReadFailed."""
+    return _memory_bytes(proc, "MemTotal")
+
+
+def memory_available_bytes(proc: Path) -> int:
+    """Return how much of the memory could be had for the asking, from `<proc>/meminfo`; raise ReadFailed."""
+    return _memory_bytes(proc, "MemAvailable")
+
+
+def _memory_bytes(proc: Path, name: str) -> int:
     for line in _read(proc / "meminfo").splitlines():
         words = line.split()
-        if words[:1] == ["MemTotal:"] and len(words) > 1 and words[1].isascii() and words[1].isdigit():
+        if words[:1] == [f"{name}:"] and len(words) > 1 and words[1].isascii() and words[1].isdigit():
             return int(words[1]) * 1024
-    raise ReadFailed(f"{proc}/meminfo: no MemTotal", "shape")
+    raise ReadFailed(f"{proc}/meminfo: no {name}", "shape")
 
 
 def cpu_identity(proc: Path) -> dict[str, str]:
@@ -75,26 +155,21 @@ def identity(proc: Path, pid: int) -> Identity:
 
     The groups are read between two looks at the start, so that they are this process's and no successor's.
     """
-    folder = proc / str(pid)
     started = start_of(proc, pid)
-    lines = _read(folder / "cgroup").splitlines()
-    uids = [line.split() for line in _read(folder / "status").splitlines() if line.startswith("Uid:")]
+    lines = _read(proc / str(pid) / "cgroup").splitlines()
+    uid = process_user(str(proc), pid)
     if start_of(proc, pid) != started:
-        raise ReadFailed(f"{folder}: another process by now", "empty")
+        raise ReadFailed(f"{proc}/{pid}: another process by now", "empty")
     paths = dict.fromkeys(line.split(":", 2)[2] for line in lines if line.count(":") >= 2)  # noqa: PLR2004 - proc(5)
-    uid = uids[0][1] if uids and len(uids[0]) > 1 and uids[0][1].isascii() and uids[0][1].isdigit() else None
-    return Identity(started, None if uid is None else int(uid), tuple(paths))
+    return Identity(started, uid, tuple(paths))
 
 
 def start_of(proc: Path, pid: int) -> int:
-    """Return when a process started, in clock ticks since boot: field 22 of stat (proc(5)), counted after the name,
-    which may hold anything; raise ReadFailed.
-    """
-    path = proc / str(pid) / "stat"
-    fields = _read(path).rpartition(")")[2].split()
-    if len(fields) <= STARTED or not fields[STARTED].isascii() or not fields[STARTED].isdigit():
-        raise ReadFailed(f"{path}: no start time", "shape")
-    return int(fields[STARTED])
+    """Return when a process started, in clock ticks since boot; raise ReadFailed when there is none to be seen."""
+    found = parse_process(process_stat(str(proc), pid))
+    if found is None:
+        raise ReadFailed(f"{proc}/{pid}/stat: no process", "empty")
+    return found.started
 
 
 def own_cost() -> Cost:
