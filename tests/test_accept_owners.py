@@ -1,7 +1,8 @@
-"""The acceptance line of the books of owners: processes come and go, cards fail, and owners are devices at every scrape."""
+"""The acceptance line of the owners: processes come and go, cards fail, and owners are devices at every scrape."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -85,7 +86,7 @@ def faults(daemon: Daemon, nvml: NvmlStandin, chance: random.Random) -> list[Cal
     return [card(hang=3600.0), card(error=15), card(error=4), card(processes_error=999), killed, paused, reloaded]
 
 
-@pytest.mark.accept("5.1", "60 processes come and go on 8 GPUs, two divided, under faults: owners are devices at every scrape")
+@pytest.mark.accept("5.1", "60 processes come and go on 8 GPUs, two divided, under faults: owners are devices always")
 @pytest.mark.timeout(900)
 def test_owners_are_devices_at_every_scrape(
     tmp_path: Path, seconds: Callable[[float, float], float], report: Callable[[str], None]
@@ -97,19 +98,17 @@ def test_owners_are_devices_at_every_scrape(
     except CompilerMissing as missing:
         pytest.skip(str(missing))
     places = (*map(str, range(6)), *(f"{card}.{slot}" for card in (6, 7) for slot in range(3)))
-    crowd = Crowd(tmp_path, nvml, places, 60)
-    length, quiet = seconds(12.0, 600.0), seconds(0.5, 0.5)
+    length = seconds(12.0, 600.0)
+    crowd = Crowd(tmp_path, nvml, places, 60, lives=length / 4)
     with Daemon(tmp_path, configured(crowd), env=nvml.env) as daemon, Auditor(daemon) as auditor:
         wait(lambda: len(moment(daemon).devices) == 8)
         began = time.monotonic()
-        crowd.fill()
+        crowd.turn()
         mend: Callable[[], None] | None = None
         count = 0
         next_fault = began + 3.0
         while time.monotonic() < began + length:
-            for _ in range(chance.randrange(4)):
-                crowd.end()
-            crowd.fill()
+            crowd.turn()
             if time.monotonic() >= next_fault:
                 if mend is None:
                     mend, count = chance.choice(faults(daemon, nvml, chance))(), count + 1
@@ -117,12 +116,12 @@ def test_owners_are_devices_at_every_scrape(
                     mend()
                     mend = None
                 next_fault = time.monotonic() + chance.uniform(0.5, 3.0)
-            pause(chance.uniform(0.1, quiet))
+            pause(0.1)
         if mend is not None:
             mend()
         pause(3.0)
         end = time.monotonic()
-        status = __import__("json").loads(daemon.get("/api/v1/status").text)
+        status = json.loads(daemon.get("/api/v1/status").text)
         auditor.finish()
 
     truth = crowd.truth(began, end)
@@ -132,11 +131,13 @@ def test_owners_are_devices_at_every_scrape(
         booked[workload["kind"], workload["workload"]] = active
     named = sum(joules for (kind, _), joules in booked.items() if kind not in ("pool", "mig"))
     strangers = [key for key in booked if key not in truth and key[0] not in ("pool", "mig")]
+    whole, unknown = sum(truth.values()), booked.get(("pool", "unattributed"), 0.0)
     report(
-        f"{count} faults, {auditor.scrapes} scrapes, {len(truth)} jobs: {named:.0f} J named of {sum(truth.values()):.0f} J,"
-        f" {booked.get(('pool', 'unattributed'), 0.0):.0f} J unattributed"
+        f"{count} faults, {auditor.scrapes} scrapes, {len(truth)} jobs: {named:.0f} J named of {whole:.0f} J,"
+        f" {unknown:.0f} J unattributed"
     )
     assert [] == auditor.wrongs
     assert [] == strangers
-    assert named <= 1.02 * sum(truth.values())
-    assert named >= 0.5 * sum(truth.values())
+    assert named <= 1.02 * whole
+    # The rest was unmetered, or of processes that no look saw, or of pods not named yet.
+    assert named >= seconds(0.3, 0.7) * whole

@@ -613,3 +613,13 @@ def test_whatever_the_environment_holds_it_is_refused_or_taken(env: dict[str, st
         load(Path(os.devnull), {f"WATTGRAM_{name}": value for name, value in env.items()}, {})
     except ConfigError:
         return
+
+
+def test_idle_watts_are_by_device(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[attribution.idle_watts]\n"GPU-1" = 62\n')
+    assert {"GPU-1": 62.0} == load(file, {}, {}).attribution.idle_watts
+
+    file.write_text('[attribution.idle_watts]\n"GPU-1" = -1.0\n')
+    with pytest.raises(ConfigError, match=r"idle_watts.*GPU-1 = -1: expected 0 or more"):
+        load(file, {}, {})

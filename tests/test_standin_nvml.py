@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from standin.nvml import CompilerMissing, Constant, Gpu, NvmlStandin, Profile, Sine, Square, build
+from standin.nvml import CompilerMissing, Constant, Gpu, Instance, Load, NvmlStandin, Profile, Sine, Square, build
 
 DEADLINE = 30.0
 
@@ -618,3 +618,152 @@ def test_calls_are_counted_by_function_and_card(stage: Stage) -> None:
     assert calls["nvmlDeviceGetPowerUsage", 1] == 2
     assert calls["nvmlDeviceGetPowerUsage", 0] == 0
     assert calls["nvmlDeviceGetTotalEnergyConsumption", 0] == 1
+
+
+# --- processes that register themselves -----------------------------------------------------------
+
+LISTED = "[p.pid for p in nv.nvmlDeviceGet{}RunningProcesses(gpu())]"
+SAMPLES = "[[s.pid, s.timeStamp, s.smUtil, s.encUtil] for s in nv.nvmlDeviceGetProcessUtilization(gpu(), {})]"
+
+
+def test_a_real_process_is_on_a_card_while_it_runs_and_draws_its_watts(stage: Stage) -> None:
+    """Nobody is there, then one is, then nobody: the counter is the truth at each moment."""
+    standin, child = stage(Gpu(profile=Load(70.0), counter_start_mj=0), Gpu(profile=Load(70.0)))
+    quiet = child.ask("energy()")
+    with standin.running("0:200:60") as process:
+        assert child.value(LISTED.format("Compute")) == [process.pid]
+        assert child.value("[u.gpu for u in [nv.nvmlDeviceGetUtilizationRates(gpu(1))]]") == [0]
+        assert standin.watts(0, time.monotonic()) == 270.0
+        busy = [child.ask("energy()") for _ in range(100)]
+    process.wait(DEADLINE)
+    after = [child.ask("energy()") for _ in range(100)]
+
+    assert child.value(LISTED.format("Compute")) == []
+    (was,) = standin.registered()
+    assert was.end < math.inf
+    values = [a.value for a in (quiet, *busy, *after)]
+    assert values == sorted(values)
+    for a in (quiet, *busy, *after):
+        assert counter(standin, a.before, base=0) - 1 <= a.value <= counter(standin, a.after, base=0) + 1
+    joules = standin.truth(standin.started, after[-1].after)
+    assert joules == {process.pid: pytest.approx(200.0 * (was.end - was.start))}
+    assert standin.truth(standin.started, after[-1].after, index=1) == {}
+
+
+def test_a_killed_process_leaves_its_card_by_itself(stage: Stage) -> None:
+    """Though nobody has waited for it: a zombie holds no card."""
+    standin, child = stage(Gpu(profile=Load(70.0)))
+    with standin.running("0:200:60:4096:mps") as process:
+        assert child.value(LISTED.format("MPSCompute")) == [process.pid]
+        process.kill()
+        killed = time.monotonic()
+        until(lambda: child.value(LISTED.format("MPSCompute")) == [])
+
+    (was,) = standin.registered()
+    assert killed <= was.end < killed + 5
+    first, second = child.value("[energy(), energy()]")
+    assert first <= second
+
+
+def test_two_observers_of_a_killed_process_agree_on_its_end(stage: Stage) -> None:
+    standin, child = stage(Gpu(profile=Load(0.0), counter_start_mj=0, counter_step=0.0))
+    with standin.running("0:200:60") as process:
+        process.kill()
+        process.wait(DEADLINE)
+    (was,) = standin.registered()
+
+    assert standin.registered() == (was,)
+    assert child.value("energy()") == pytest.approx(1000 * 200.0 * (was.end - was.start), abs=1)
+
+
+def test_registered_processes_are_known_by_their_kind_and_instants(stage: Stage) -> None:
+    standin, child = stage(Gpu())
+    now = time.monotonic()
+    standin.put("0:100:60:4096:graphics", 4_000_001, start=now - 1)
+    standin.put("0:100:60:4096:compute", 4_000_002, start=now - 2, end=now - 1)
+    standin.put("0:100:60", 4_000_003, start=now + 3600)
+
+    assert child.value(LISTED.format("Graphics")) == [4_000_001]
+    assert child.value(LISTED.format("Compute")) == []
+    standin.change(0, hidden=True)
+    assert child.value(LISTED.format("Graphics")) == []
+    standin.change(0, hidden=False, graphics_error=3)
+    assert child.code(LISTED.format("Graphics")) == 3
+    standin.change(0, processes_error=4)
+    assert child.code(LISTED.format("Compute")) == 4
+
+
+@pytest.mark.parametrize("call", ["ProcessUtilization", "ProcessesUtilizationInfo"])
+def test_how_busy_a_process_was_is_told_by_periods_since_a_moment(stage: Stage, call: str) -> None:
+    standin, child = stage(Gpu(util_period=0.1, busy=((77, 20, 0, 5),)))
+    now = time.monotonic()
+    standin.put("0:100:60:1:compute:30:0", 78, start=now - 10)
+
+    all_kept = child.value(SAMPLES.replace("ProcessUtilization", call).format(0))
+
+    assert {(pid, sm, enc) for pid, _, sm, enc in all_kept} == {(77, 20, 0), (78, 60, 30)}
+    times = sorted({at for _, at, _, _ in all_kept})
+    assert len(times) == 20
+    newest = times[-1]
+    assert newest * 1e-6 == pytest.approx(time.time(), abs=5)
+    later = child.value(f"[t for _, t, _, _ in {SAMPLES.replace('ProcessUtilization', call).format(times[10])}]")
+    assert set(times[11:]) <= set(later)
+    assert min(later) == times[11]
+
+
+def test_a_driver_says_that_nobody_was_busy_in_two_ways(stage: Stage) -> None:
+    standin, child = stage(Gpu())
+
+    assert child.code(SAMPLES.format(0)) == 6
+    standin.change(0, util_success_if_nobody=True)
+    answer = child.ask("(lambda: nv.nvmlDeviceGetProcessUtilization(gpu(), 0))()")
+    assert (answer.code, answer.value) == (0, None)
+    standin.change(0, util_garbage=True)
+    assert {sm for _, _, sm, _ in child.value(SAMPLES.format(0))} == {3_000_000_000, 100, 99, 50}
+    standin.change(0, util_insufficient=1)
+    assert [child.code(SAMPLES.format(0)) for _ in range(2)] == [7, 0]
+    standin.change(0, util_error=999)
+    assert child.code(SAMPLES.format(0)) == 999
+
+
+def test_a_card_with_instances_shows_each(stage: Stage) -> None:
+    instances = (Instance(sms=32, compute=((4321, 2**30),)), None, Instance(sms=16, activity=25.0))
+    standin, child = stage(Gpu(mig=instances), Gpu())
+    slots = "[nv.nvmlDeviceGetMigDeviceHandleByIndex(gpu(), i) for i in (0, 2)]"
+    standin.put("0.2:100:50", 99, start=time.monotonic() - 10)
+
+    assert child.value("[nv.nvmlDeviceGetMigMode(gpu(i)) for i in (0, 1)]") == [[1, 1], [0, 0]]
+    assert child.value("[nv.nvmlDeviceGetMaxMigDeviceCount(gpu(i)) for i in (0, 1)]") == [7, 0]
+    assert child.code("nv.nvmlDeviceGetMigDeviceHandleByIndex(gpu(), 1)") == 6
+    made = [i.uuid for i in standin.gpus[0].mig or () if i]
+    assert child.value(f"[nv.nvmlDeviceGetUUID(h) for h in {slots}]") == made
+    assert child.value(f"[nv.nvmlDeviceGetAttributes_v2(h).multiprocessorCount for h in {slots}]") == [32, 16]
+    assert child.value(f"[nv.nvmlDeviceGetGpuInstanceId(h) for h in {slots}]") == [1, 3]
+    listed = "[(p.pid, p.gpuInstanceId) for p in nv.nvmlDeviceGetComputeRunningProcesses({})]"
+    assert child.value(f"[{listed.format('h')} for h in {slots}]") == [[[4321, 1]], [[99, 3]]]
+    assert sorted(child.value(listed.format("gpu()"))) == [[99, 3], [4321, 1]]
+    assert child.code(SAMPLES.format(0)) == 3
+    assert child.code("nv.nvmlDeviceGetUtilizationRates(gpu())") == 3
+    child.value(f"keep({slots}[1])")
+    standin.change(0, mig=instances[:1])
+    assert child.code("nv.nvmlDeviceGetComputeRunningProcesses(kept[0])") == 2
+
+
+GPM = """
+(lambda a, b: (nv.nvmlGpmMigSampleGet(gpu(), 3, a), time.sleep({}), nv.nvmlGpmMigSampleGet(gpu(), 3, b),
+ (m := nv.c_nvmlGpmMetricsGet_t()), setattr(m, "version", 1), setattr(m, "numMetrics", 1), setattr(m, "sample1", a),
+ setattr(m, "sample2", b), setattr(m.metrics[0], "metricId", 2), nv.nvmlGpmMetricsGet(m),
+ [m.metrics[0].nvmlReturn, m.metrics[0].value])[-1])(nv.nvmlGpmSampleAlloc(), nv.nvmlGpmSampleAlloc())
+"""
+
+
+def test_the_activity_of_an_instance_lies_between_two_moments(stage: Stage) -> None:
+    standin, child = stage(Gpu(mig=(None, None, Instance(activity=25.0))))
+    standin.put("0.2:100:50", 99, start=time.monotonic() - 10)
+    lines = "".join(GPM.splitlines())
+
+    assert child.value("nv.nvmlGpmQueryDeviceSupport(gpu()).isSupportedDevice") == 1
+    assert child.value(lines.format(0.11)) == [0, 75.0]
+    assert child.code(lines.format(0.01)) == 2
+    standin.change(0, gpm=False)
+    assert child.code(lines.format(0.11)) == 3

@@ -281,9 +281,9 @@ def _value(section: str, key: Field[Any], values: Mapping[str, Value]) -> Any:
 
 
 def _check_entries(path: str, value: Value, kind: type[Any]) -> None:
-    known = [f.name for f in fields(kind)]
     if not is_dataclass(kind):
         return
+    known = [f.name for f in fields(kind)]
     for name, entry in value.raw.items() if isinstance(value.raw, dict) else ():
         for key in entry if isinstance(entry, dict) else ():
             if key not in known:

@@ -55,19 +55,20 @@ class Member:
     card: int
     watts: float
     start: float
-    end: float = 0.0
+    end: float
 
 
 @dataclass
 class Crowd:
     """`size` processes at any time, on the cards of a stand-in driver; `places` are what they may register on, such as
-    `0` or `6.1`, an instance.
+    `0` or `6.1`, an instance; `lives` is how long each lives on average, seconds.
     """
 
     directory: Path
     nvml: NvmlStandin
     places: tuple[str, ...]
     size: int
+    lives: float = 10.0
     seed: int = 1
     members: list[Member] = field(default_factory=list)
     gone: list[Member] = field(default_factory=list)
@@ -76,6 +77,7 @@ class Crowd:
         self._chance = random.Random(self.seed)
         self._count = 0
         (self.proc / "1").mkdir(parents=True)
+        self.pods_log.mkdir()
 
     @property
     def proc(self) -> Path:
@@ -87,8 +89,13 @@ class Crowd:
         """Where kubelet's folders of logs are."""
         return self.directory / "pods"
 
-    def fill(self) -> None:
-        """Let as many begin as are wanting."""
+    def turn(self) -> None:
+        """Let those go whose time has come, and as many begin as are wanting."""
+        now = time.monotonic()
+        for member in [m for m in self.members if m.end <= now]:
+            self.members.remove(member)
+            shutil.rmtree(self.proc / str(member.pid))
+            self.gone.append(member)
         while len(self.members) < self.size:
             self.begin()
 
@@ -99,21 +106,12 @@ class Crowd:
         whose = self._chance.choice(self.members).job if again else job(self._count, self.pods_log)
         place = self._chance.choice(self.places)
         sm = self._chance.randint(4, 10)
-        member = Member(
-            FIRST_PID + self._count, whose, int(place.partition(".")[0]), 5.0 * sm, time.monotonic() + NOTICE
-        )
+        start = time.monotonic() + NOTICE
+        life = 0.3 + self._chance.expovariate(1 / self.lives)
+        member = Member(FIRST_PID + self._count, whose, int(place.partition(".")[0]), 5.0 * sm, start, start + life)
         self._show(member)
-        self.nvml.put(f"{place}:{member.watts}:{sm}", member.pid, start=member.start)
+        self.nvml.put(f"{place}:{member.watts}:{sm}", member.pid, start=start, end=member.end)
         self.members.append(member)
-        return member
-
-    def end(self) -> Member:
-        """Let a random one end."""
-        member = self.members.pop(self._chance.randrange(len(self.members)))
-        member.end = time.monotonic() + NOTICE
-        self.nvml.leave(member.pid, member.end)
-        shutil.rmtree(self.proc / str(member.pid))
-        self.gone.append(member)
         return member
 
     def truth(self, start: float, end: float) -> dict[tuple[str, str], float]:

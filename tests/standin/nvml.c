@@ -6,11 +6,18 @@
  * Power is a closed function of CLOCK_MONOTONIC and nothing is remembered between calls, so any process can compute
  * the same truth for the same instant. The file is written by nvml.py beside this one; a word in it that is not known
  * here ends the process, so that a typing error in a test is seen.
+ *
+ * The scenario may name a folder in which real processes say that they run on a card, and what they draw there; see
+ * workload.py. Each has a file, written once; beside it, once its end is known, one with the end. Both moments are told
+ * before they come, so whoever asks computes the same. A process that was killed ends when somebody finds it dead.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -21,7 +28,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { GPUS = 16, PROCESSES = 32, RING = 120, TEXT = 96 };
+enum { GPUS = 16, SLOTS = 7, PROCESSES = 128, RING = 120, TEXT = 96, FOLDER = 512 };
+
+/* Processes' utilisation is kept for so long. */
+static const double UTILIZATION_SECONDS = 2;
 
 enum {
     SUCCESS = 0,
@@ -40,8 +50,9 @@ enum { SCOPE_GPU = 0, SCOPE_MODULE = 1, SCOPES = 4 };
 typedef unsigned long long Wide;
 
 typedef struct {
-    enum { NO_PROFILE, CONSTANT, SQUARE, SINE } shape;
-    double low, high, period, duty, phase; /* a sine: low is the mean, high the amplitude */
+    enum { NO_PROFILE, CONSTANT, SQUARE, SINE, LOAD } shape;
+    double low, high, period, duty, phase; /* a sine: low is the mean, high the amplitude; a load: low is its idle */
+    long gpu;                              /* a load's card */
 } Profile;
 
 /* Seconds throttled so far: `seconds` at `since`, growing by `before` until then and by `after` from then on. */
@@ -59,6 +70,24 @@ typedef struct {
     Process list[PROCESSES];
 } Processes;
 
+/* What a process that is only in the scenario keeps busy, in per cent. */
+typedef struct {
+    unsigned pid, sm, encoder, decoder;
+} Busy;
+
+typedef struct {
+    unsigned count;
+    Busy list[PROCESSES];
+} Busies;
+
+/* One MIG instance; an empty slot has no UUID. `activity`, per cent, adds to that of its registered processes. */
+typedef struct {
+    char uuid[TEXT];
+    Wide gpu, slot, gi, ci, sms, memory_mb;
+    double activity;
+    Processes compute;
+} Instance;
+
 typedef struct {
     char uuid[TEXT], name[TEXT], serial[TEXT], bus_id[TEXT], samples_clock[TEXT];
     Wide index, minor, architecture, module_id, mig_capable;
@@ -68,13 +97,18 @@ typedef struct {
     double limit_watts, default_limit_watts, min_limit_watts, max_limit_watts;
     Wide utilization_gpu, utilization_memory, memory_total, memory_used, memory_reserved, temperature;
     Throttle throttles[4];
-    Processes compute;
+    Processes compute, graphics, mps;
+    Busies busy;
+    Instance instances[SLOTS];
+    double util_period;
+    Wide mig_enabled, gpm, gpm_error, hidden, processes_error, graphics_error;
+    Wide util_supported, util_error, util_success_if_nobody, util_garbage, util_insufficient;
     double hang, counter_reset_at, counter_frozen_at, counter_scale;
     Wide error, handle_error, power_error, counter_error, counter_zero, counter_module;
 } Gpu;
 
 typedef struct {
-    char driver[TEXT], nvml[TEXT];
+    char driver[TEXT], nvml[TEXT], workloads[FOLDER];
     Wide cuda, init_error, error;
     double started, init_hang;
 } Library;
@@ -87,17 +121,19 @@ typedef struct {
 
 typedef struct {
     const char *name;
-    enum { A_TEXT, A_WHOLE, A_NUMBER, A_PROFILE, A_THROTTLE, SOME_PROCESSES } kind;
+    enum { A_TEXT, A_WHOLE, A_NUMBER, A_PROFILE, A_THROTTLE, SOME_PROCESSES, SOME_BUSY, A_FOLDER } kind;
     size_t offset;
 } Key;
 
 #define OF_LIBRARY(kind, name) {#name, kind, offsetof(Library, name)}
 #define OF_GPU(kind, name) {#name, kind, offsetof(Gpu, name)}
+#define OF_INSTANCE(kind, name) {#name, kind, offsetof(Instance, name)}
 #define OF_THROTTLE(policy, name) {"throttle_" name, A_THROTTLE, offsetof(Gpu, throttles[policy])}
 
 static const Key library_keys[] = {
     OF_LIBRARY(A_TEXT, driver),
     OF_LIBRARY(A_TEXT, nvml),
+    OF_LIBRARY(A_FOLDER, workloads),
     OF_LIBRARY(A_WHOLE, cuda),
     OF_LIBRARY(A_WHOLE, init_error),
     OF_LIBRARY(A_WHOLE, error),
@@ -147,6 +183,21 @@ static const Key gpu_keys[] = {
     OF_THROTTLE(2, "sync_boost"),
     OF_THROTTLE(3, "board_limit"),
     OF_GPU(SOME_PROCESSES, compute),
+    OF_GPU(SOME_PROCESSES, graphics),
+    OF_GPU(SOME_PROCESSES, mps),
+    OF_GPU(SOME_BUSY, busy),
+    OF_GPU(A_WHOLE, mig_enabled),
+    OF_GPU(A_WHOLE, gpm),
+    OF_GPU(A_WHOLE, gpm_error),
+    OF_GPU(A_WHOLE, hidden),
+    OF_GPU(A_WHOLE, processes_error),
+    OF_GPU(A_WHOLE, graphics_error),
+    OF_GPU(A_NUMBER, util_period),
+    OF_GPU(A_WHOLE, util_supported),
+    OF_GPU(A_WHOLE, util_error),
+    OF_GPU(A_WHOLE, util_success_if_nobody),
+    OF_GPU(A_WHOLE, util_garbage),
+    OF_GPU(A_WHOLE, util_insufficient),
     OF_GPU(A_NUMBER, hang),
     OF_GPU(A_WHOLE, error),
     OF_GPU(A_WHOLE, handle_error),
@@ -157,6 +208,19 @@ static const Key gpu_keys[] = {
     OF_GPU(A_WHOLE, counter_module),
     OF_GPU(A_NUMBER, counter_reset_at),
     OF_GPU(A_NUMBER, counter_frozen_at),
+    {NULL, A_TEXT, 0},
+};
+
+static const Key instance_keys[] = {
+    OF_INSTANCE(A_WHOLE, gpu),
+    OF_INSTANCE(A_WHOLE, slot),
+    OF_INSTANCE(A_TEXT, uuid),
+    OF_INSTANCE(A_WHOLE, gi),
+    OF_INSTANCE(A_WHOLE, ci),
+    OF_INSTANCE(A_WHOLE, sms),
+    OF_INSTANCE(A_WHOLE, memory_mb),
+    OF_INSTANCE(A_NUMBER, activity),
+    OF_INSTANCE(SOME_PROCESSES, compute),
     {NULL, A_TEXT, 0},
 };
 
@@ -223,6 +287,189 @@ static void note(const char *call, long index)
         fatal("cannot write the log");
 }
 
+/* Registered processes: a file each in the folder, and one beside it once the end is known */
+
+enum { COMPUTE, GRAPHICS, MPS };
+
+typedef struct {
+    char name[64];
+    long gpu, slot; /* SLOTS: on no instance */
+    unsigned pid, sm, encoder, decoder;
+    int kind, has_end;
+    Wide bytes, born; /* born: as /proc/PID/stat counts; 0: nobody looks whether it lives */
+    double start, end, watts;
+} Entry;
+
+static Entry *entries;
+static size_t entry_count, entry_room;
+
+static int read_file(const char *folder, const char *name, const char *suffix, char *text, size_t size)
+{
+    char path[FOLDER + 128];
+    int descriptor;
+    ssize_t length;
+    snprintf(path, sizeof path, "%s/%s%s", folder, name, suffix);
+    if ((descriptor = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+        return 0;
+    length = read(descriptor, text, size - 1);
+    close(descriptor);
+    text[length > 0 ? length : 0] = 0;
+    return length > 0;
+}
+
+/* Files are written whole, by a link from another name: what can be seen can be read. */
+static void read_end(const char *folder, Entry *e)
+{
+    char text[64];
+    if (!e->has_end && read_file(folder, e->name, ".end", text, sizeof text)) {
+        if (sscanf(text, "%lf", &e->end) != 1)
+            fatal("not an end: %s", text);
+        e->has_end = 1;
+    }
+}
+
+static void take_entry(const char *folder, const char *name)
+{
+    char text[256], kind[16];
+    Entry *e;
+    for (size_t i = 0; i < entry_count; i++)
+        if (!strcmp(entries[i].name, name))
+            return;
+    if (entry_count == entry_room && !(entries = realloc(entries, (entry_room = 2 * entry_room + 64) * sizeof *entries)))
+        fatal("no memory");
+    e = &entries[entry_count];
+    memset(e, 0, sizeof *e);
+    if (strlen(name) >= sizeof e->name)
+        fatal("not a registered process: %s", name);
+    strcpy(e->name, name);
+    if (sscanf(name, "%ld-%u-%ld", &e->gpu, &e->pid, &e->slot) != 3 || !read_file(folder, name, "", text, sizeof text) ||
+        sscanf(text, "%lf %llu %lf %llu %u %u %u %15s", &e->start, &e->born, &e->watts, &e->bytes, &e->sm, &e->encoder,
+               &e->decoder, kind) != 8)
+        fatal("not a registered process: %s", name);
+    e->kind = !strcmp(kind, "graphics") ? GRAPHICS : !strcmp(kind, "mps") ? MPS : COMPUTE;
+    e->end = INFINITY;
+    read_end(folder, e);
+    entry_count++;
+}
+
+/* A zombie holds no card, and a process that began at another time is another one; what cannot be seen is taken to live
+ * unless the kernel says that it is not there. */
+static int is_dead(const Entry *e)
+{
+    char path[64], text[1024], *after;
+    Wide born;
+    char state;
+    if (kill((pid_t)e->pid, 0) && errno == ESRCH)
+        return 1;
+    snprintf(path, sizeof path, "/proc/%u", e->pid);
+    if (!read_file(path, "stat", "", text, sizeof text) || !(after = strrchr(text, ')')))
+        return 0;
+    if (sscanf(after + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu", &state,
+               &born) != 2)
+        return 0;
+    return state == 'Z' || state == 'X' || born != e->born;
+}
+
+/* The first who finds it dead decides when it ended; another may have been quicker. */
+static void bury(const char *folder, Entry *e)
+{
+    char temporary[FOLDER + 128], path[FOLDER + 128], text[64];
+    int descriptor, length = snprintf(text, sizeof text, "%.9f\n", fmax(monotonic(), e->start));
+    snprintf(temporary, sizeof temporary, "%s/.%s-%d", folder, e->name, (int)getpid());
+    snprintf(path, sizeof path, "%s/%s.end", folder, e->name);
+    descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (descriptor >= 0) {
+        if (write(descriptor, text, (size_t)length) != length || (link(temporary, path) && errno != EEXIST))
+            fatal("cannot write %s", path);
+        close(descriptor);
+        unlink(temporary);
+        read_end(folder, e);
+    }
+    if (!e->has_end) { /* not our folder: known to this process alone */
+        e->end = fmax(monotonic(), e->start);
+        e->has_end = 1;
+    }
+}
+
+/* Called with the lock held. */
+static void look_for_entries(const char *folder)
+{
+    static struct stat known;
+    static double looked = -1, asked = -1;
+    struct stat now;
+    struct dirent *file;
+    DIR *open_folder;
+    size_t living = 0;
+    double at = monotonic();
+    if (stat(folder, &now))
+        fatal("no such folder: %s", folder);
+    /* The kernel's stamps are coarse: soon after a change there may be another with the same. */
+    if (now.st_mtim.tv_nsec != known.st_mtim.tv_nsec || now.st_mtim.tv_sec != known.st_mtim.tv_sec || at < looked) {
+        if (now.st_mtim.tv_nsec != known.st_mtim.tv_nsec || now.st_mtim.tv_sec != known.st_mtim.tv_sec)
+            looked = at + 0.03;
+        known = now;
+        if (!(open_folder = opendir(folder)))
+            fatal("cannot read %s", folder);
+        while ((file = readdir(open_folder)))
+            if (file->d_name[0] != '.' && !strchr(file->d_name, '.'))
+                take_entry(folder, file->d_name);
+        closedir(open_folder);
+        for (size_t i = 0; i < entry_count; i++)
+            read_end(folder, &entries[i]);
+    }
+    if (at < asked)
+        return;
+    for (size_t i = 0; i < entry_count; i++)
+        if (!entries[i].has_end && entries[i].born && ++living && is_dead(&entries[i]))
+            bury(folder, &entries[i]);
+    asked = at + 0.02 + 0.001 * (double)living;
+}
+
+/* The part of the time between two moments, in seconds, for which a process was there. */
+static double overlap(const Entry *e, double from, double to)
+{
+    return fmax(0, fmin(to, e->end) - fmax(from, e->start));
+}
+
+static int is_here(const Entry *e, long gpu, long slot, double at)
+{
+    return e->gpu == gpu && (slot < 0 || e->slot == slot) && e->start <= at && at < e->end;
+}
+
+/* What registered processes keep busy on a card, or on one instance, in per cent of the time between two moments. */
+static double busy_between(long gpu, long slot, double from, double to)
+{
+    double sum = 0;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < entry_count; i++)
+        if (entries[i].gpu == gpu && (slot < 0 || entries[i].slot == slot))
+            sum += entries[i].sm * overlap(&entries[i], from, to) / (to - from);
+    pthread_mutex_unlock(&lock);
+    return fmin(100, sum);
+}
+
+static long double load_joules_until(const Profile *profile, double at)
+{
+    long double joules = (long double)profile->low * at;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < entry_count; i++)
+        if (entries[i].gpu == profile->gpu)
+            joules += (long double)entries[i].watts * overlap(&entries[i], -INFINITY, at);
+    pthread_mutex_unlock(&lock);
+    return joules;
+}
+
+static double load_watts_at(const Profile *profile, double at)
+{
+    double watts = profile->low;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i < entry_count; i++)
+        if (is_here(&entries[i], profile->gpu, -1, at))
+            watts += entries[i].watts;
+    pthread_mutex_unlock(&lock);
+    return watts;
+}
+
 /* Power: long double, so that the counter cannot step back by a rounding error where the power is zero */
 
 static long double joules_until(const Profile *profile, double at)
@@ -230,6 +477,8 @@ static long double joules_until(const Profile *profile, double at)
     long double periods, rest, high;
     if (profile->shape == CONSTANT)
         return (long double)profile->low * at;
+    if (profile->shape == LOAD)
+        return load_joules_until(profile, at);
     periods = floorl(((long double)at - profile->phase) / profile->period);
     rest = (long double)at - profile->phase - periods * profile->period;
     if (profile->shape == SINE)
@@ -245,6 +494,8 @@ static double watts_at(const Profile *profile, double at)
     double turn;
     if (profile->shape == CONSTANT)
         return profile->low;
+    if (profile->shape == LOAD)
+        return load_watts_at(profile, at);
     turn = (at - profile->phase) / profile->period;
     turn -= floor(turn);
     if (profile->shape == SINE)
@@ -307,12 +558,12 @@ static Wide whole(const char *text)
     return value;
 }
 
-static void decode(char *into, const char *text)
+static void decode(char *into, const char *text, size_t room)
 {
     size_t length = 0;
     unsigned byte;
     for (; *text; text++) {
-        if (length + 1 == TEXT)
+        if (length + 1 == room)
             fatal("too long: %s", text);
         if (*text == '%') {
             if (sscanf(text, "%%%2x", &byte) != 1)
@@ -327,10 +578,12 @@ static void decode(char *into, const char *text)
 
 static Profile profile_of(const char *text)
 {
-    Profile p = {NO_PROFILE, 0, 0, 1, 0, 0};
+    Profile p = {NO_PROFILE, 0, 0, 1, 0, 0, 0};
     int end = 0;
     if (sscanf(text, "constant:%lf%n", &p.low, &end) == 1)
         p.shape = CONSTANT;
+    else if (sscanf(text, "load:%lf%n", &p.low, &end) == 1)
+        p.shape = LOAD;
     else if (sscanf(text, "square:%lf:%lf:%lf:%lf:%lf%n", &p.low, &p.high, &p.period, &p.duty, &p.phase, &end) == 5)
         p.shape = SQUARE;
     else if (sscanf(text, "sine:%lf:%lf:%lf:%lf%n", &p.low, &p.high, &p.period, &p.phase, &end) == 4)
@@ -362,6 +615,20 @@ static Processes processes_of(const char *text)
     return processes;
 }
 
+static Busies busy_of(const char *text)
+{
+    Busies busy = {0};
+    int length;
+    for (; *text; text += length) {
+        Busy *b = &busy.list[busy.count];
+        if (busy.count++ == PROCESSES ||
+            sscanf(text, "%u:%u:%u:%u%n", &b->pid, &b->sm, &b->encoder, &b->decoder, &length) != 4)
+            fatal("not processes that are busy: %s", text);
+        length += text[length] == ',';
+    }
+    return busy;
+}
+
 static void set(const Key *keys, void *into, char *pair)
 {
     char *value = strchr(pair, '=');
@@ -375,12 +642,14 @@ static void set(const Key *keys, void *into, char *pair)
         fatal("unknown key: %s", pair);
     field = (char *)into + keys->offset;
     switch (keys->kind) {
-    case A_TEXT: decode(field, value); break;
+    case A_TEXT: decode(field, value, TEXT); break;
+    case A_FOLDER: decode(field, value, FOLDER); break;
     case A_WHOLE: *(Wide *)field = whole(value); break;
     case A_NUMBER: *(double *)field = number(value); break;
     case A_PROFILE: *(Profile *)field = profile_of(value); break;
     case A_THROTTLE: *(Throttle *)field = throttle_of(value); break;
     case SOME_PROCESSES: *(Processes *)field = processes_of(value); break;
+    case SOME_BUSY: *(Busies *)field = busy_of(value); break;
     }
 }
 
@@ -391,11 +660,17 @@ static Gpu *next_gpu(Scenario *into)
         fatal("more than %d GPUs", GPUS);
     gpu->counter_reset_at = gpu->counter_frozen_at = INFINITY;
     gpu->counter_scale = 1;
+    gpu->util_period = 0.25;
     return gpu;
 }
 
-static void check(const Gpu *gpu, unsigned position)
+static void check(Gpu *gpu, unsigned position)
 {
+    gpu->profile.gpu = (long)position;
+    if (gpu->module_profile.shape == LOAD)
+        fatal("GPU %u: a module's power is no load", position);
+    if (!(gpu->util_period > 0))
+        fatal("GPU %u: no util_period", position);
     if (gpu->index != position)
         fatal("GPU %llu stands in place %u", gpu->index, position);
     if (gpu->profile.shape == NO_PROFILE)
@@ -406,9 +681,18 @@ static void check(const Gpu *gpu, unsigned position)
         fatal("unknown samples_clock: %s", gpu->samples_clock);
 }
 
+static void place(const Instance *instance, Scenario *into)
+{
+    if (instance->gpu >= into->count || instance->slot >= SLOTS || !*instance->uuid)
+        fatal("an instance of no GPU, in no slot, or without a UUID");
+    into->gpus[instance->gpu].instances[instance->slot] = *instance;
+}
+
 static void parse(FILE *file, Scenario *into)
 {
-    char line[8192], *save, *word;
+    static char line[1 << 16];
+    static Instance instance;
+    char *save, *word;
     while (fgets(line, sizeof line, file)) {
         const Key *keys = library_keys;
         void *target = &into->library;
@@ -419,12 +703,18 @@ static void parse(FILE *file, Scenario *into)
         if (!strcmp(word, "gpu")) {
             keys = gpu_keys;
             target = next_gpu(into);
+        } else if (!strcmp(word, "mig")) {
+            memset(&instance, 0, sizeof instance);
+            keys = instance_keys;
+            target = &instance;
         } else if (strcmp(word, "library"))
             fatal("unknown line: %s", word);
         while ((word = strtok_r(NULL, " \n", &save)))
             set(keys, target, word);
         if (keys == gpu_keys)
             check(target, into->count - 1);
+        if (keys == instance_keys)
+            place(&instance, into);
     }
 }
 
@@ -438,8 +728,11 @@ static void refresh(void)
     if (!path || stat(path, &now))
         fatal("WATTGRAM_STANDIN_NVML names no scenario");
     if (now.st_ino == seen.st_ino && now.st_size == seen.st_size && now.st_mtim.tv_sec == seen.st_mtim.tv_sec &&
-        now.st_mtim.tv_nsec == seen.st_mtim.tv_nsec)
+        now.st_mtim.tv_nsec == seen.st_mtim.tv_nsec) {
+        if (*scenario.library.workloads)
+            look_for_entries(scenario.library.workloads);
         return;
+    }
     file = fopen(path, "re");
     if (!file || fstat(fileno(file), &seen))
         fatal("cannot read %s", path);
@@ -447,13 +740,15 @@ static void refresh(void)
     parse(file, &fresh);
     fclose(file);
     scenario = fresh;
+    if (*scenario.library.workloads)
+        look_for_entries(scenario.library.workloads);
 }
 
 /* The way into every call */
 
 typedef struct Handle *Handle;
 
-static char handles[GPUS];
+static char handles[GPUS], instance_handles[GPUS * SLOTS];
 
 static Handle handle_of(long index)
 {
@@ -464,6 +759,18 @@ static long index_of(Handle handle)
 {
     uintptr_t at = (uintptr_t)handle, first = (uintptr_t)handles;
     return at >= first && at < first + GPUS ? (long)(at - first) : -1;
+}
+
+static Handle instance_handle_of(long index, unsigned slot)
+{
+    return (Handle)(void *)&instance_handles[index * SLOTS + slot];
+}
+
+/* The place of an instance among all of all cards; -1: it is none. */
+static long place_of(Handle handle)
+{
+    uintptr_t at = (uintptr_t)handle, first = (uintptr_t)instance_handles;
+    return at >= first && at < first + sizeof instance_handles ? (long)(at - first) : -1;
 }
 
 /* A copy of the library's line, or the code that it refuses with. */
@@ -513,6 +820,19 @@ static int ask(const char *call, long index, Gpu *gpu, double *started)
     double started;                                                                                                    \
     int refused = ask(__func__, index_of(handle), &gpu, &started);                                                     \
     (void)started;                                                                                                     \
+    if (refused)                                                                                                       \
+    return refused
+
+/* As ASK, for a card (`instance` NULL) or a MIG instance; a handle of one that is gone is stale. */
+#define ASK_ANY(handle)                                                                                                \
+    Gpu gpu;                                                                                                           \
+    double started;                                                                                                    \
+    long at_place = place_of(handle), index = at_place < 0 ? index_of(handle) : at_place / SLOTS;                       \
+    int refused = ask(__func__, index, &gpu, &started);                                                                \
+    const Instance *instance = at_place < 0 ? NULL : &gpu.instances[at_place % SLOTS];                                  \
+    (void)started;                                                                                                     \
+    if (!refused && instance && (!gpu.mig_enabled || !*instance->uuid))                                                \
+        refused = INVALID_ARGUMENT;                                                                                    \
     if (refused)                                                                                                       \
     return refused
 
@@ -680,8 +1000,8 @@ int nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, Handle *handle)
 
 int nvmlDeviceGetUUID(Handle handle, char *uuid, unsigned length)
 {
-    ASK(handle);
-    return say(gpu.uuid, uuid, length);
+    ASK_ANY(handle);
+    return say(instance ? instance->uuid : gpu.uuid, uuid, length);
 }
 
 int nvmlDeviceGetName(Handle handle, char *name, unsigned length)
@@ -747,31 +1067,73 @@ int nvmlDeviceGetPersistenceMode(Handle handle, unsigned *mode)
     return give(gpu.persistence, mode);
 }
 
+/* MIG */
+
 int nvmlDeviceGetMigMode(Handle handle, unsigned *current, unsigned *pending)
 {
     ASK(handle);
-    *current = *pending = 0;
+    *current = *pending = gpu.mig_enabled != 0;
     return gpu.mig_capable ? SUCCESS : NOT_SUPPORTED;
 }
 
 int nvmlDeviceGetMaxMigDeviceCount(Handle handle, unsigned *count)
 {
     ASK(handle);
-    return give(0, count);
+    return give(gpu.mig_enabled ? SLOTS : 0, count);
 }
 
-int nvmlDeviceGetMigDeviceHandleByIndex(Handle handle, unsigned index, Handle *instance)
+int nvmlDeviceGetMigDeviceHandleByIndex(Handle handle, unsigned slot, Handle *instance)
 {
     ASK(handle);
-    (void)index;
     *instance = NULL;
-    return gpu.mig_capable ? NOT_FOUND : NOT_SUPPORTED;
+    if (!gpu.mig_enabled)
+        return gpu.mig_capable ? NOT_FOUND : NOT_SUPPORTED;
+    if (slot >= SLOTS)
+        return INVALID_ARGUMENT;
+    *instance = instance_handle_of(index_of(handle), slot);
+    return *gpu.instances[slot].uuid ? SUCCESS : NOT_FOUND;
+}
+
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(Handle handle, Handle *parent)
+{
+    ASK_ANY(handle);
+    *parent = handle_of(index);
+    return instance ? SUCCESS : INVALID_ARGUMENT;
 }
 
 int nvmlDeviceIsMigDeviceHandle(Handle handle, unsigned *is_instance)
 {
-    ASK(handle);
-    return give(0, is_instance);
+    ASK_ANY(handle);
+    return give(instance != NULL, is_instance);
+}
+
+int nvmlDeviceGetGpuInstanceId(Handle handle, unsigned *id)
+{
+    ASK_ANY(handle);
+    return instance ? give(instance->gi, id) : INVALID_ARGUMENT;
+}
+
+int nvmlDeviceGetComputeInstanceId(Handle handle, unsigned *id)
+{
+    ASK_ANY(handle);
+    return instance ? give(instance->ci, id) : INVALID_ARGUMENT;
+}
+
+typedef struct {
+    unsigned multiprocessors, copy_engines, decoders, encoders, jpegs, ofas, gpu_slices, compute_slices;
+    Wide memory_mb;
+} Attributes;
+
+int nvmlDeviceGetAttributes_v2(Handle handle, Attributes *attributes)
+{
+    ASK_ANY(handle);
+    if (!instance)
+        return NOT_SUPPORTED;
+    memset(attributes, 0, sizeof *attributes);
+    attributes->multiprocessors = (unsigned)instance->sms;
+    attributes->gpu_slices = attributes->compute_slices = 1;
+    attributes->memory_mb = instance->memory_mb;
+    return SUCCESS;
 }
 
 /* Power and energy */
@@ -947,8 +1309,13 @@ typedef struct {
 
 int nvmlDeviceGetUtilizationRates(Handle handle, Utilization *utilization)
 {
+    double now, busy;
     ASK(handle);
-    give(gpu.utilization_gpu, &utilization->gpu);
+    if (gpu.mig_enabled)
+        return NOT_SUPPORTED;
+    now = monotonic();
+    busy = busy_between(index_of(handle), -1, now - gpu.util_period, now);
+    give(busy > (double)gpu.utilization_gpu ? (Wide)llround(busy) : gpu.utilization_gpu, &utilization->gpu);
     return give(gpu.utilization_memory, &utilization->memory);
 }
 
@@ -1052,55 +1419,287 @@ typedef struct {
     unsigned gpu_instance, compute_instance;
 } ProcessInfo;
 
-static int list(const Processes *processes, unsigned *count, ProcessInfo *infos)
+typedef struct {
+    unsigned count, room;
+    ProcessInfo *into;
+} List;
+
+static void put(List *list, unsigned pid, Wide bytes, const Instance *instance)
 {
-    unsigned room = *count;
-    *count = processes->count;
-    if (!processes->count)
-        return SUCCESS;
-    if (room < processes->count || !infos)
-        return INSUFFICIENT_SIZE;
+    if (list->count < list->room && list->into)
+        list->into[list->count] = (ProcessInfo){pid, bytes, instance ? (unsigned)instance->gi : ~0U,
+                                                instance ? (unsigned)instance->ci : ~0U};
+    list->count++;
+}
+
+static void put_all(List *list, const Processes *processes, const Instance *instance)
+{
     for (unsigned i = 0; i < processes->count; i++)
-        infos[i] = (ProcessInfo){processes->list[i].pid, processes->list[i].bytes, ~0U, ~0U};
+        put(list, processes->list[i].pid, processes->list[i].bytes, instance);
+}
+
+static int list(const Gpu *gpu, const Instance *instance, int kind, unsigned *count, ProcessInfo *infos)
+{
+    List list = {0, *count, infos};
+    double now = monotonic();
+    if (gpu->processes_error)
+        return (int)gpu->processes_error;
+    if (kind == GRAPHICS && gpu->graphics_error)
+        return (int)gpu->graphics_error;
+    if (!gpu->hidden) {
+        if (!instance)
+            put_all(&list, kind == COMPUTE ? &gpu->compute : kind == GRAPHICS ? &gpu->graphics : &gpu->mps, NULL);
+        for (unsigned slot = 0; gpu->mig_enabled && kind == COMPUTE && slot < SLOTS; slot++)
+            if (!instance || instance == &gpu->instances[slot])
+                put_all(&list, &gpu->instances[slot].compute, &gpu->instances[slot]);
+        pthread_mutex_lock(&lock);
+        for (size_t i = 0; i < entry_count; i++) {
+            const Entry *e = &entries[i];
+            long slot = instance ? instance - gpu->instances : -1;
+            if (e->kind == kind && is_here(e, (long)gpu->index, slot, now))
+                put(&list, e->pid, e->bytes, gpu->mig_enabled && e->slot < SLOTS ? &gpu->instances[e->slot] : NULL);
+        }
+        pthread_mutex_unlock(&lock);
+    }
+    *count = list.count;
+    return list.count > list.room || (list.count && !infos) ? INSUFFICIENT_SIZE : SUCCESS;
+}
+
+#define A_LIST(name, kind)                                                                                             \
+    int name(Handle handle, unsigned *count, ProcessInfo *infos)                                                       \
+    {                                                                                                                  \
+        ASK_ANY(handle);                                                                                               \
+        return list(&gpu, instance, kind, count, infos);                                                               \
+    }
+
+A_LIST(nvmlDeviceGetComputeRunningProcesses_v2, COMPUTE)
+A_LIST(nvmlDeviceGetComputeRunningProcesses_v3, COMPUTE)
+A_LIST(nvmlDeviceGetGraphicsRunningProcesses_v2, GRAPHICS)
+A_LIST(nvmlDeviceGetGraphicsRunningProcesses_v3, GRAPHICS)
+A_LIST(nvmlDeviceGetMPSComputeRunningProcesses_v2, MPS)
+A_LIST(nvmlDeviceGetMPSComputeRunningProcesses_v3, MPS)
+
+/* How busy each process was: one entry for each period in which it was, of those still kept */
+
+typedef struct {
+    unsigned pid;
+    Wide timestamp;
+    unsigned sm, memory, encoder, decoder;
+} ProcessSample;
+
+typedef struct {
+    unsigned count, room;
+    ProcessSample *into;
+} Samples;
+
+static void add(Samples *samples, unsigned pid, Wide timestamp, unsigned sm, unsigned encoder, unsigned decoder)
+{
+    if (!sm && !encoder && !decoder)
+        return;
+    if (samples->count == samples->room &&
+        !(samples->into = realloc(samples->into, (samples->room = 2 * samples->room + 64) * sizeof *samples->into)))
+        fatal("no memory");
+    samples->into[samples->count++] = (ProcessSample){pid, timestamp, sm, sm / 2, encoder, decoder};
+}
+
+static unsigned part_of(unsigned per_cent, double part)
+{
+    return (unsigned)llround(per_cent * part);
+}
+
+/* All that is newer than `last`; the caller frees it. */
+static Samples samples_since(const Gpu *gpu, Wide last)
+{
+    Samples samples = {0, 0, NULL};
+    long double offset = strcmp(gpu->samples_clock, "boottime") ? realtime_offset : boottime_offset;
+    long long newest = (long long)floor(monotonic() / gpu->util_period);
+    long long kept = (long long)ceil(UTILIZATION_SECONDS / gpu->util_period);
+    for (long long k = newest - kept + 1; k <= newest; k++) {
+        double to = (double)k * gpu->util_period, from = to - gpu->util_period;
+        Wide timestamp = (Wide)llroundl((to + offset) * 1e6L);
+        if (timestamp <= last)
+            continue;
+        for (unsigned i = 0; i < gpu->busy.count; i++)
+            add(&samples, gpu->busy.list[i].pid, timestamp, gpu->busy.list[i].sm, gpu->busy.list[i].encoder,
+                gpu->busy.list[i].decoder);
+        pthread_mutex_lock(&lock);
+        for (size_t i = 0; i < entry_count; i++) {
+            const Entry *e = &entries[i];
+            double part = overlap(e, from, to) / gpu->util_period;
+            if (e->gpu == (long)gpu->index)
+                add(&samples, e->pid, timestamp, part_of(e->sm, part), part_of(e->encoder, part),
+                    part_of(e->decoder, part));
+        }
+        pthread_mutex_unlock(&lock);
+    }
+    /* What drivers leave in the memory that they give: numbers of anything, times of long ago, unknown processes. */
+    if (gpu->util_garbage) {
+        unsigned pid = samples.count ? samples.into[0].pid : 1;
+        Wide now = (Wide)llroundl((monotonic() + offset) * 1e6L);
+        add(&samples, pid, now, 3000000000U, 0, 0);
+        add(&samples, pid, 17, 100, 100, 100);
+        add(&samples, 4123456789U, now, 99, 0, 0);
+        add(&samples, 0, now, 50, 0, 0);
+    }
+    return samples;
+}
+
+/* The code with which processes' utilisation is refused; a size that no longer fits is so once in a while. */
+static int refuses_utilization(const Gpu *gpu, int is_fetch)
+{
+    static Wide fetches[GPUS];
+    if (gpu->mig_enabled || !gpu->util_supported)
+        return NOT_SUPPORTED;
+    if (gpu->util_error)
+        return (int)gpu->util_error;
+    if (is_fetch && gpu->util_insufficient && fetches[gpu->index]++ % (gpu->util_insufficient + 1) < gpu->util_insufficient)
+        return INSUFFICIENT_SIZE;
     return SUCCESS;
 }
 
-static const Processes nobody;
-
-int nvmlDeviceGetComputeRunningProcesses_v3(Handle handle, unsigned *count, ProcessInfo *infos)
+int nvmlDeviceGetProcessUtilization(Handle handle, ProcessSample *into, unsigned *count, Wide last)
 {
+    Samples found;
+    unsigned room = *count;
+    int answer;
     ASK(handle);
-    return list(&gpu.compute, count, infos);
+    if ((answer = refuses_utilization(&gpu, into != NULL)))
+        return answer;
+    found = samples_since(&gpu, last);
+    *count = found.count;
+    if (!found.count)
+        answer = gpu.util_success_if_nobody ? SUCCESS : NOT_FOUND;
+    else if (!into || room < found.count)
+        answer = INSUFFICIENT_SIZE;
+    else
+        memcpy(into, found.into, found.count * sizeof *into);
+    free(found.into);
+    return answer;
 }
 
-int nvmlDeviceGetGraphicsRunningProcesses_v3(Handle handle, unsigned *count, ProcessInfo *infos)
+typedef struct {
+    Wide timestamp;
+    unsigned pid, sm, memory, encoder, decoder, jpeg, ofa;
+} ProcessUtilization;
+
+typedef struct {
+    unsigned version, count;
+    Wide last;
+    ProcessUtilization *into;
+} ProcessesUtilization;
+
+int nvmlDeviceGetProcessesUtilizationInfo(Handle handle, ProcessesUtilization *asked)
 {
+    Samples found;
+    unsigned room = asked->count;
+    int answer;
     ASK(handle);
-    return list(&nobody, count, infos);
+    if (asked->version != 0x01000018)
+        return ARGUMENT_VERSION_MISMATCH;
+    if ((answer = refuses_utilization(&gpu, asked->into != NULL)))
+        return answer;
+    found = samples_since(&gpu, asked->last);
+    asked->count = found.count;
+    if (!found.count)
+        answer = gpu.util_success_if_nobody ? SUCCESS : NOT_FOUND;
+    else if (!asked->into || room < found.count)
+        answer = INSUFFICIENT_SIZE;
+    else
+        for (unsigned i = 0; i < found.count; i++)
+            asked->into[i] = (ProcessUtilization){found.into[i].timestamp, found.into[i].pid, found.into[i].sm,
+                                                  found.into[i].memory, found.into[i].encoder, found.into[i].decoder,
+                                                  0, 0};
+    free(found.into);
+    return answer;
 }
 
-int nvmlDeviceGetMPSComputeRunningProcesses_v3(Handle handle, unsigned *count, ProcessInfo *infos)
+/* GPM: a sample is a moment; what lies between two is computed when it is asked for */
+
+typedef struct {
+    long gpu;
+    unsigned gi;
+    double at;
+} GpmSample;
+
+typedef struct {
+    unsigned metric;
+    int answer;
+    double value;
+    const char *short_name, *long_name, *unit;
+} GpmMetric;
+
+typedef struct {
+    unsigned version, count;
+    GpmSample *first, *second;
+    GpmMetric metrics[];
+} GpmMetrics;
+
+typedef struct {
+    unsigned version, is_supported;
+} GpmSupport;
+
+int nvmlGpmQueryDeviceSupport(Handle handle, GpmSupport *support)
 {
     ASK(handle);
-    return list(&nobody, count, infos);
+    return give(gpu.gpm != 0, &support->is_supported);
 }
 
-int nvmlDeviceGetProcessUtilization(Handle handle, void *samples, unsigned *count, Wide last)
+int nvmlGpmSampleAlloc(GpmSample **sample)
 {
-    ASK(handle);
-    (void)samples;
-    (void)last;
-    *count = 0;
-    return NOT_FOUND;
+    ASK_LIBRARY;
+    if (!(*sample = calloc(1, sizeof **sample)))
+        fatal("no memory");
+    (*sample)->gpu = -1;
+    return SUCCESS;
 }
 
-int nvmlDeviceGetProcessesUtilizationInfo(Handle handle, void *asked)
+int nvmlGpmSampleFree(GpmSample *sample)
 {
+    ASK_LIBRARY;
+    free(sample);
+    return SUCCESS;
+}
+
+int nvmlGpmMigSampleGet(Handle handle, unsigned gi, GpmSample *sample)
+{
+    int is_there = 0;
     ASK(handle);
-    (void)asked;
-    return NOT_FOUND;
+    if (gpu.gpm_error)
+        return (int)gpu.gpm_error;
+    if (!gpu.gpm || !gpu.mig_enabled)
+        return NOT_SUPPORTED;
+    for (unsigned slot = 0; slot < SLOTS; slot++)
+        is_there |= *gpu.instances[slot].uuid && gpu.instances[slot].gi == gi;
+    *sample = (GpmSample){index_of(handle), gi, monotonic()};
+    return is_there ? SUCCESS : INVALID_ARGUMENT;
+}
+
+int nvmlGpmMetricsGet(GpmMetrics *asked)
+{
+    const GpmSample *first = asked->first, *second = asked->second;
+    Gpu gpu;
+    double started, busy = 0;
+    int refused;
+    if (asked->version != 1 || !first || !second || first->gpu < 0 || first->gpu != second->gpu ||
+        first->gi != second->gi || second->at - first->at < 0.1)
+        return INVALID_ARGUMENT;
+    refused = ask(__func__, first->gpu, &gpu, &started);
+    if (refused || gpu.gpm_error)
+        return refused ? refused : (int)gpu.gpm_error;
+    for (unsigned slot = 0; slot < SLOTS; slot++)
+        if (*gpu.instances[slot].uuid && gpu.instances[slot].gi == first->gi)
+            busy += gpu.instances[slot].activity + busy_between(first->gpu, slot, first->at, second->at);
+    for (unsigned i = 0; i < asked->count; i++) {
+        int is_known = asked->metrics[i].metric == 1 || asked->metrics[i].metric == 2;
+        asked->metrics[i].answer = is_known ? SUCCESS : NOT_SUPPORTED;
+        asked->metrics[i].value = is_known ? fmin(100, busy) : 0;
+    }
+    return SUCCESS;
 }
 
 _Static_assert(sizeof(FieldValue) == 40 && sizeof(RingSample) == 16 && sizeof(PciInfo) == 68, "as the driver has them");
 _Static_assert(sizeof(Memory) == 24 && sizeof(Memory2) == 40 && sizeof(ProcessInfo) == 24, "as the driver has them");
 _Static_assert(sizeof(Temperature) == 12 && sizeof(Violation) == 16 && sizeof(Utilization) == 8, "as the driver has them");
+_Static_assert(sizeof(ProcessSample) == 32 && sizeof(ProcessUtilization) == 40, "as the driver has them");
+_Static_assert(sizeof(ProcessesUtilization) == 24 && sizeof(Attributes) == 40, "as the driver has them");
+_Static_assert(sizeof(GpmMetric) == 40 && offsetof(GpmMetrics, metrics) == 24, "as the driver has them");

@@ -2,15 +2,19 @@
 
 test ──change()──▶ scenario file ──▶ libnvidia-ml.so.1 ◀── pynvml ◀── the program under test
   └───────────────── joules(), watts(): the same closed functions of the same clock ──────────▶ compare
+
+workload.py, a real process ──"from then on I draw 100 W on card 0"──▶ folder ◀── libnvidia-ml.so.1, truth()
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,8 +23,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from standin import workload
+
 LIBRARY = "libnvidia-ml.so.1"
 SOURCE = Path(__file__).with_suffix(".c")
+WORKLOAD = Path(workload.__file__)
+SLOTS = workload.NO_SLOT
 POLICIES = ("power", "thermal", "sync_boost", "board_limit")
 
 # A change of throttling takes effect this much later, when every process surely reads the new scenario: the counters
@@ -112,7 +120,59 @@ class Sine:
         return "sine:" + ":".join(map(repr, map(float, (self.mean, self.amplitude, self.period, self.phase))))
 
 
-Profile = Constant | Square | Sine
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`idle` watts, and those of the processes that are registered on the card: `NvmlStandin` knows of them."""
+
+    idle: float
+
+    def watts(self, t: float) -> float:
+        """Watts while nobody is there."""
+        return self.idle
+
+    def joules(self, start: float, end: float) -> float:
+        """Joules of the card itself between two monotonic instants."""
+        return self.idle * (end - start)
+
+    def text(self) -> str:
+        """Its word in the scenario."""
+        return f"load:{float(self.idle)!r}"
+
+
+Profile = Constant | Square | Sine | Load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One MIG instance. `activity`, in per cent as GPM says it, adds to that of the processes registered on it."""
+
+    uuid: str = ""
+    gi: int = -1
+    ci: int = 0
+    sms: int = 16
+    memory_mb: int = 9856
+    activity: float = 0.0
+    compute: tuple[tuple[int, int], ...] = ()  # PID and bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A process that was on a card from `start` to `end`, monotonic seconds; infinite: it still is.
+
+    `slot`: on that card's MIG instance; None: on none. `watts` are its own, above the idle of the card.
+    """
+
+    gpu: int
+    pid: int
+    slot: int | None
+    start: float
+    end: float
+    watts: float
+    sm: int
+
+    def joules(self, start: float, end: float) -> float:
+        """What it used between two monotonic instants."""
+        return self.watts * max(0.0, min(end, self.end) - max(start, self.start))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +193,8 @@ class Gpu:
     minor: int = -1
     architecture: int = 9
     module_id: int = 0
-    mig_capable: bool = True  # in any case off
+    mig_capable: bool = True
+    mig: tuple[Instance | None, ...] | None = None  # by slot; None: MIG is off
 
     counter: bool = True
     counter_step: float = 0.02
@@ -162,7 +223,15 @@ class Gpu:
     clock_sm: int = 1980
     clock_memory: int = 2619
     clock_reasons: int = 0
-    compute: tuple[tuple[int, int], ...] = ()  # PID and bytes
+    # Who is on it besides those that register themselves: PID and bytes.
+    compute: tuple[tuple[int, int], ...] = ()
+    graphics: tuple[tuple[int, int], ...] = ()
+    mps: tuple[tuple[int, int], ...] = ()
+    busy: tuple[tuple[int, int, int, int], ...] = ()  # PID, and per cent of SMs, encoder and decoder
+    util_period: float = 0.25  # one sample of each busy process in so many seconds
+    util_supported: bool = True
+    util_success_if_nobody: bool = False  # the driver says "Success" and nothing, instead of "not found"
+    gpm: bool = True
 
     # The fraction of the time that it is held below its clocks.
     throttle_power: float = 0.0
@@ -182,6 +251,13 @@ class Gpu:
     counter_module: bool = False  # counts the module, not the card
     counter_reset_at: float | None = None  # counts from 0 since then
     counter_frozen_at: float | None = None  # stuck since then
+    hidden: bool = False  # processes of another namespace: no list shows them
+    processes_error: int = 0
+    graphics_error: int = 0
+    util_error: int = 0
+    util_garbage: bool = False  # entries that are none among the true ones
+    util_insufficient: int = 0  # so many fetches are refused before one is answered
+    gpm_error: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +271,7 @@ class Library:
     init_error: int = 0
     init_hang: float = 0.0
     error: int = 0  # of every call but init, shutdown and the error's own words
+    workloads: str = ""  # the folder in which processes register themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +308,7 @@ def _compile(directory: Path, without: tuple[str, ...]) -> Path:
     if compiler is None:
         raise CompilerMissing("no C compiler (cc): the stand-in NVML library cannot be built")
     for name in without:
-        if f" {name}(" not in source and f"*{name}(" not in source:
+        if not any(form in source for form in (f" {name}(", f"*{name}(", f"A_LIST({name},")):
             raise ValueError(f"the stand-in never had {name}")
     directory.mkdir(parents=True, exist_ok=True)
     flags = ("-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", f"-Wl,-soname,{LIBRARY}")
@@ -261,9 +338,11 @@ class NvmlStandin:
     ) -> None:
         self._scenario = directory / "nvml.scenario"
         self._log = directory / "nvml.calls" if log else None
-        directory.mkdir(parents=True, exist_ok=True)
+        self.workloads = directory / "nvml.workloads"
+        self.workloads.mkdir(parents=True, exist_ok=True)
+        self.workloads.chmod(0o777)  # whoever finds a killed process says when it ended, whichever user that is
         self._built = build(directory, without)
-        self._library = Library(started=time.monotonic(), driver=driver)
+        self._library = Library(started=time.monotonic(), driver=driver, workloads=str(self.workloads))
         self._gpus = [_placed(index, gpu) for index, gpu in enumerate(gpus)]
         self._throttles = {
             (index, policy): _Throttle(gpu.throttle_base, 0.0, self.started, getattr(gpu, f"throttle_{policy}"))
@@ -318,11 +397,55 @@ class NvmlStandin:
 
     def joules(self, index: int, start: float, end: float) -> float:
         """What a card truly used between two monotonic instants, whatever its meters say."""
-        return self._gpus[index].profile.joules(start, end)
+        profile = self._gpus[index].profile
+        loads = self.registered() if isinstance(profile, Load) else ()
+        return profile.joules(start, end) + sum(r.joules(start, end) for r in loads if r.gpu == index)
 
     def watts(self, index: int, at: float) -> float:
         """What a card truly draws at a monotonic instant."""
-        return self._gpus[index].profile.watts(at)
+        profile = self._gpus[index].profile
+        loads = self.registered() if isinstance(profile, Load) else ()
+        return profile.watts(at) + sum(r.watts for r in loads if r.gpu == index and r.start <= at < r.end)
+
+    def registered(self) -> tuple[Registered, ...]:
+        """Every process that ever registered itself on a card, in order of their starts.
+
+        A killed one's end is the moment at which the library, or this function, first found it dead.
+        """
+        files = (path for path in self.workloads.iterdir() if "." not in path.name)
+        return tuple(sorted(map(_registered, files), key=lambda r: (r.start, r.gpu, r.pid)))
+
+    def truth(self, start: float, end: float, index: int | None = None) -> dict[int, float]:
+        """Joules, above the cards' idle, of each process that was on a card, or on this one, between two instants."""
+        joules: dict[int, float] = {}
+        for r in self.registered():
+            if index in (None, r.gpu) and r.start < end and r.end > start:
+                joules[r.pid] = joules.get(r.pid, 0.0) + r.joules(start, end)
+        return joules
+
+    def command(self, *places: str, options: Sequence[str] = ()) -> list[str]:
+        """The command of a real process that registers itself; see workload.py for the words."""
+        on = [word for place in places for word in ("--on", place)]
+        return [sys.executable, str(WORKLOAD), str(self.workloads), *on, *options]
+
+    def put(self, place: str, pid: int, *, start: float, end: float = math.inf) -> None:
+        """Register a process, real or not, from one monotonic instant to another; nobody looks whether it lives."""
+        name = workload.register(self.workloads, place, pid, start, born=0)
+        if end < math.inf:
+            workload.end(self.workloads, name, end)
+
+    @contextlib.contextmanager
+    def running(self, *places: str, options: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+        """A real process that is on cards, from its announced start until the end of the block, or earlier its own."""
+        command = self.command(*places, options=options)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                if process.stdout.readline() != "on\n":
+                    raise RuntimeError(f"{command}: did not start")
+                yield process
+            finally:
+                process.terminate()
 
     def throttled(self, index: int, policy: str, at: float) -> float:
         """Seconds that a card counts for one of `POLICIES` at a monotonic instant."""
@@ -349,6 +472,20 @@ class NvmlStandin:
         for index, gpu in enumerate(self._gpus):
             throttles = (f"throttle_{policy}={self._throttles[index, policy].text()}" for policy in POLICIES)
             yield " ".join((f"gpu index={index}", *_words(gpu), *throttles))
+            for slot, instance in enumerate(gpu.mig or ()):
+                if instance is not None:
+                    yield " ".join((f"mig gpu={index} slot={slot}", *_words(instance)))
+
+
+def _registered(path: Path) -> Registered:
+    """One process, by its files; the first to find it dead says when it ended."""
+    gpu, pid, slot = map(int, path.name.split("_")[0].split("-"))
+    start, born, watts, _, sm, *_ = path.read_text().split()
+    end = path.with_name(f"{path.name}.end")
+    if not end.exists() and int(born) and workload.born(pid) != int(born):
+        workload.end(path.parent, path.name, max(time.monotonic(), float(start)))
+    ended = float(end.read_text()) if end.exists() else math.inf
+    return Registered(gpu, pid, None if slot >= SLOTS else slot, float(start), ended, float(watts), int(sm))
 
 
 def _placed(index: int, gpu: Gpu) -> Gpu:
@@ -359,21 +496,34 @@ def _placed(index: int, gpu: Gpu) -> Gpu:
         bus_id=gpu.bus_id or f"00000000:{7 + index:02X}:00.0",
         minor=index if gpu.minor < 0 else gpu.minor,
         module_id=gpu.module_id or index + 1,
+        mig=gpu.mig and tuple(_instance(index, slot, instance) for slot, instance in enumerate(gpu.mig)),
     )
 
 
-def _words(line: Gpu | Library) -> Iterator[str]:
+def _instance(index: int, slot: int, instance: Instance | None) -> Instance | None:
+    if instance is None:
+        return None
+    return replace(
+        instance,
+        uuid=instance.uuid or f"MIG-5ca1ab1e-0000-4000-8{index:03x}-{slot:012x}",
+        gi=slot + 1 if instance.gi < 0 else instance.gi,
+    )
+
+
+def _words(line: Gpu | Library | Instance) -> Iterator[str]:
     for field in fields(line):
         value = getattr(line, field.name)
-        if value is not None and not field.name.startswith("throttle_"):
+        if field.name == "mig":
+            yield f"mig_enabled={int(value is not None)}"
+        elif value is not None and not field.name.startswith("throttle_"):
             yield f"{field.name}={_word(value)}"
 
 
-def _word(value: Profile | tuple[tuple[int, int], ...] | str | float) -> str:
-    if isinstance(value, Constant | Square | Sine):
+def _word(value: Profile | tuple[tuple[int, ...], ...] | str | float) -> str:
+    if isinstance(value, Constant | Square | Sine | Load):
         return value.text()
     if isinstance(value, tuple):
-        return ",".join(f"{pid}:{used}" for pid, used in value)
+        return ",".join(":".join(map(str, one)) for one in value)
     if isinstance(value, str):
         return quote(value)
     return repr(int(value) if isinstance(value, bool) else value)

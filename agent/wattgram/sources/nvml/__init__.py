@@ -20,7 +20,9 @@ def record(options: Options) -> dict[str, Any]:
 def open_source(options: Options, clock: Clock, every: float) -> Source:
     """Return the source; raise Unavailable without driver, library or GPU, ReadFailed when it cannot say."""
     # Imported here: the daemon reads Options, and must not carry the binding that only the child uses.
+    from wattgram.sources.nvml.activity import Watch  # noqa: PLC0415
     from wattgram.sources.nvml.binding import Nvml  # noqa: PLC0415
+    from wattgram.sources.nvml.occupants import Occupants  # noqa: PLC0415
     from wattgram.sources.nvml.source import NvmlSource  # noqa: PLC0415
 
     source = NvmlSource(
@@ -30,6 +32,8 @@ def open_source(options: Options, clock: Clock, every: float) -> Source:
         state_every=options.state_every,
         calibration=options.calibration,
         sysfs=Path(options.path),
+        activity_every=options.activity_every,
+        watch=lambda every: Watch(Occupants(), clock, Path(options.proc), every),
     )
     source.open()
     return source

@@ -56,6 +56,7 @@ class NvmlFailed(ReadFailed):
 LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED, VERSION_MISMATCH, UNKNOWN = 12, 9, 18, 999
 NOT_SUPPORTED, FUNCTION_NOT_FOUND, NOT_FOUND = 3, 13, 6
 NO_PERMISSION, GPU_IS_LOST, RESET_REQUIRED = 4, 15, 16
+NOTHING, INVALID_ARGUMENT, INSUFFICIENT_SIZE, VERSION_OF_ARGUMENT = 0, 2, 7, 25
 # After these only a new process helps: the library in this one belongs to a driver that is gone.
 FATAL = frozenset({DRIVER_NOT_LOADED, VERSION_MISMATCH, UNKNOWN})
 ABSENT = frozenset({NOT_SUPPORTED, FUNCTION_NOT_FOUND})
@@ -94,51 +95,51 @@ class Nvml:
         # With this set NVML shows an MPS client's view, in which power is not supported.
         os.environ.pop("NVML_MPS_DEVICE_ENUMERATION", None)
         try:
-            _call(pynvml.nvmlInitWithFlags, pynvml.NVML_INIT_FLAG_NO_GPUS)
+            call(pynvml.nvmlInitWithFlags, pynvml.NVML_INIT_FLAG_NO_GPUS)
         except NvmlFailed as failure:
             message, remedy = REMEDIES.get(failure.code, (str(failure), "try: nvidia-smi"))
             raise Unavailable(message, remedy) from failure
 
     def close(self) -> None:
         """Let go of the driver."""
-        _call(pynvml.nvmlShutdown)
+        call(pynvml.nvmlShutdown)
 
     def driver(self) -> str:
         """Return the driver's version."""
-        return _text(_call(pynvml.nvmlSystemGetDriverVersion))
+        return text(call(pynvml.nvmlSystemGetDriverVersion))
 
     def count(self) -> int:
         """Return the number of GPUs, those that may not be opened included."""
-        return int(_call(pynvml.nvmlDeviceGetCount))
+        return int(call(pynvml.nvmlDeviceGetCount))
 
     def handle(self, index: int) -> Any:
         """Return the handle of the GPU at an index; raise NvmlFailed."""
-        return _call(pynvml.nvmlDeviceGetHandleByIndex, index)
+        return call(pynvml.nvmlDeviceGetHandleByIndex, index)
 
     def uuid(self, handle: Any) -> str:
         """Return what identifies the GPU for ever."""
-        return _text(_call(pynvml.nvmlDeviceGetUUID, handle))
+        return text(call(pynvml.nvmlDeviceGetUUID, handle))
 
     def device(self, handle: Any, index: int) -> Device:
         """Return the GPU's identity and what it can draw at most."""
         power = self.power(handle)
-        name = _text(_call(pynvml.nvmlDeviceGetName, handle))
+        name = text(call(pynvml.nvmlDeviceGetName, handle))
         return Device(
             "gpu",
             self.uuid(handle),
             name=name,
             index=str(index),
-            pci_bus_id=_pci_bus_id(_text(_call(pynvml.nvmlDeviceGetPciInfo, handle).busId)),
+            pci_bus_id=_pci_bus_id(text(call(pynvml.nvmlDeviceGetPciInfo, handle).busId)),
             covers="board",
             max_watts=_max_watts(handle),
             events=EVENTS_WITH_COUNTER if power.microjoules is not None else EVENTS_WITHOUT,
             on_trial=power.module_watts is not None,
-            uncertainty=uncertainty(name, _known(pynvml.nvmlDeviceGetArchitecture, handle)),
+            uncertainty=uncertainty(name, known(pynvml.nvmlDeviceGetArchitecture, handle)),
         )
 
     def serial(self, handle: Any) -> str:
         """Return the board's serial number, which the GPUs of one module share; empty: it has none."""
-        return _text(_known(pynvml.nvmlDeviceGetSerial, handle) or "")
+        return text(known(pynvml.nvmlDeviceGetSerial, handle) or "")
 
     def power(self, handle: Any) -> Power:
         """Return energy and power by one batch; what the batch does not tell is asked for singly.
@@ -147,14 +148,14 @@ class Nvml:
         """
         energy, average, instant, module = _fields(handle, POWER_FIELDS)
         if energy is None:
-            energy = _known(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
-        usage = None if average else _known(pynvml.nvmlDeviceGetPowerUsage, handle)
+            energy = known(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)
+        usage = None if average else known(pynvml.nvmlDeviceGetPowerUsage, handle)
         return chosen(energy, average, usage, instant, module)
 
     def samples(self, handle: Any, last: int) -> list[tuple[int, float]]:
         """Return the driver's power samples newer than `last`: its microseconds, and watts; none where it has none."""
         try:
-            found = _known(pynvml.nvmlDeviceGetSamples, handle, POWER_SAMPLES, last)
+            found = known(pynvml.nvmlDeviceGetSamples, handle, POWER_SAMPLES, last)
         except NvmlFailed as failure:
             if failure.code == NOT_FOUND:  # nothing newer
                 return []
@@ -167,10 +168,10 @@ class Nvml:
 
     def state(self, handle: Any) -> State:
         """Return what the GPU says beside power."""
-        rates = _known(pynvml.nvmlDeviceGetUtilizationRates, handle)
+        rates = known(pynvml.nvmlDeviceGetUtilizationRates, handle)
         memory = _memory(handle)
         temperature = _temperature(handle)
-        limit = _known(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        limit = known(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
         return State(
             utilization=None if rates is None else rates.gpu / 100,
             memory_used_bytes=None if memory is None else int(memory.used),
@@ -200,7 +201,7 @@ def chosen(
     )
 
 
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what NVML answers; raise NvmlFailed with its code."""
     try:
         return function(*arguments)
@@ -209,10 +210,10 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
         raise NvmlFailed(code, f"NVML error {code} ({error}) from {function.__name__}") from error
 
 
-def _known(function: Callable[..., Answer], *arguments: Any) -> Answer | None:
-    """As `_call`, but None for what this board or this driver does not have."""
+def known(function: Callable[..., Answer], *arguments: Any) -> Answer | None:
+    """As `call`, but None for what this board or this driver does not have."""
     try:
-        answer: Answer = _call(function, *arguments)
+        answer: Answer = call(function, *arguments)
     except NvmlFailed as failure:
         if failure.code in ABSENT:
             return None
@@ -223,18 +224,18 @@ def _known(function: Callable[..., Answer], *arguments: Any) -> Answer | None:
 def _memory(handle: Any) -> Any:
     """Memory without the part the driver reserves for itself, where the driver tells them apart."""
     try:
-        memory = _known(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
+        memory = known(pynvml.nvmlDeviceGetMemoryInfo, handle, pynvml.nvmlMemory_v2)
     except NvmlFailed:
         memory = None
-    return memory or _known(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    return memory or known(pynvml.nvmlDeviceGetMemoryInfo, handle)
 
 
 def _temperature(handle: Any) -> Any:
     """The core's, by the newer name where the driver knows it: the older one is to be removed."""
     newer = getattr(pynvml, "nvmlDeviceGetTemperatureV", None)
-    found = _known(newer, handle, pynvml.NVML_TEMPERATURE_GPU) if newer else None
+    found = known(newer, handle, pynvml.NVML_TEMPERATURE_GPU) if newer else None
     if found is None:
-        found = _known(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+        found = known(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
     return getattr(found, "temperature", found)
 
 
@@ -247,11 +248,11 @@ def _throttled(handle: Any) -> tuple[tuple[str, float], ...]:
 
 def _fields(handle: Any, wanted: tuple[tuple[str, int], ...]) -> list[float | None]:
     """Return the numbers of fields, by name and scope, in one call; None for each that this board does not tell."""
-    known = [(place, name) for place, (name, _) in enumerate(wanted) if hasattr(pynvml, name)]
-    asked = [(getattr(pynvml, name), wanted[place][1]) for place, name in known]
-    values = _known(pynvml.nvmlDeviceGetFieldValues, handle, asked) or ()
+    places = [(place, name) for place, (name, _) in enumerate(wanted) if hasattr(pynvml, name)]
+    asked = [(getattr(pynvml, name), wanted[place][1]) for place, name in places]
+    values = known(pynvml.nvmlDeviceGetFieldValues, handle, asked) or ()
     numbers: list[float | None] = [None] * len(wanted)
-    for (place, _), value in zip(known, values, strict=False):
+    for (place, _), value in zip(places, values, strict=False):
         numbers[place] = _field(value)
     return numbers
 
@@ -266,12 +267,12 @@ def _field(value: Any) -> float | None:
 
 def _max_watts(handle: Any) -> float:
     """The most a board can plausibly draw: half again its highest settable limit."""
-    limits = _known(pynvml.nvmlDeviceGetPowerManagementLimitConstraints, handle)
-    default = _known(pynvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)
-    known = [int(limits[1])] if limits else []
+    limits = known(pynvml.nvmlDeviceGetPowerManagementLimitConstraints, handle)
+    default = known(pynvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)
+    told = [int(limits[1])] if limits else []
     if default:
-        known.append(round(DEFAULT_HEADROOM * int(default)))
-    return HEADROOM * max(known) / MILLIWATTS_PER_WATT if known else CEILING_WATTS
+        told.append(round(DEFAULT_HEADROOM * int(default)))
+    return HEADROOM * max(told) / MILLIWATTS_PER_WATT if told else CEILING_WATTS
 
 
 def _pci_bus_id(text: str) -> str:
@@ -280,5 +281,6 @@ def _pci_bus_id(text: str) -> str:
     return f"{domain[-4:]}{colon}{rest}"
 
 
-def _text(value: str | bytes) -> str:
+def text(value: str | bytes) -> str:
+    """Return what NVML says in words; older bindings gave bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

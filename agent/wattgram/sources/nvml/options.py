@@ -19,9 +19,12 @@ class Calibration:
 class Options(SourceOptions):
     """`state_every` is the seconds between readings of what is not power: utilisation, memory, temperature, limit.
 
-    `calibration` is by GPU UUID and shown with every figure it touched; `path` is where the tree of /sys is mounted.
+    `activity_every` those between looks at who keeps a GPU busy, never fewer than the interval. `calibration` is by GPU
+    UUID and shown with every figure it touched; `path` is where the tree of /sys is mounted, `proc` that of /proc.
     """
 
     state_every: Seconds = Seconds(5)
+    activity_every: Seconds = Seconds(1)
     calibration: dict[str, Calibration] = field(default_factory=dict)
     path: str = "/sys"
+    proc: str = "/proc"

@@ -9,6 +9,7 @@ import pynvml
 
 from wattgram.ports import ReadFailed
 from wattgram.sources.nvml.binding import Nvml
+from wattgram.sources.nvml.occupants import Occupants
 
 FIELDS = (
     ("NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 0),
@@ -58,6 +59,7 @@ def _card(nvml: Nvml, index: int, serials: dict[str, str]) -> dict[str, Any]:
         "memory": _memory(handle),
         "fields": _field_answers(handle),
         "samples": _samples(nvml, handle),
+        **_people(Occupants(), handle),
     }
 
 
@@ -101,3 +103,48 @@ def _samples(nvml: Nvml, handle: Any) -> list[tuple[int, float]]:
     except ReadFailed:
         return []
     return [(at - found[0][0], watts) for at, watts in found]
+
+
+def _people(occupants: Occupants, handle: Any) -> dict[str, Any]:
+    """Who is on the card, in shape: the lists with their pids as 1 to n, how busy each is, the MIG instances."""
+    masks: dict[int, int] = {0: 0}
+
+    def masked(pids: list[int] | None) -> list[int] | None:
+        return None if pids is None else [masks.setdefault(pid, len(masks)) for pid in pids]
+
+    def listed(ask: Callable[[Any], list[int] | None], of: Any) -> Any:
+        return _refused(lambda: masked(ask(of)))
+
+    def lists(of: Any) -> dict[str, Any]:
+        return {"compute": listed(occupants.compute, of), "mps": listed(occupants.mps, of)}
+
+    def busy() -> list[dict[str, int]] | None:
+        found = occupants.busy(handle, 0)
+        oldest = min((sample.at for sample in found or ()), default=0)
+        pids = masked([sample.pid for sample in found or ()]) or []
+        told = zip(pids, found or (), strict=True)
+        shown = [
+            {"pid": pid, "us": s.at - oldest, "sm": s.sm, "encoder": s.encoder, "decoder": s.decoder} for pid, s in told
+        ]
+        return None if found is None else shown
+
+    def instances() -> list[dict[str, Any]] | None:
+        slots = occupants.instances(handle)
+        if slots is None:
+            return None
+        return [{"gi": s.gpu_instance, "multiprocessors": s.multiprocessors, **lists(s.handle)} for s in slots]
+
+    return {
+        "processes": {**lists(handle), "graphics": listed(occupants.graphics, handle)},
+        "busy": _refused(busy),
+        "instances": _refused(instances),
+        "gpm": _refused(lambda: occupants.can_sample(handle)),
+    }
+
+
+def _refused(ask: Callable[[], Any]) -> Any:
+    """An answer, or the code of the refusal; None: the card or the driver has no such thing."""
+    try:
+        return ask()
+    except ReadFailed as failure:
+        return {"error": getattr(failure, "code", None)}

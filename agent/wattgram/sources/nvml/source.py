@@ -1,6 +1,7 @@
 """All GPUs at once, none waiting for another: one daemon thread per GPU makes all its calls, handle included.
 
 A call that hangs in the kernel holds its own thread and nothing else; what came in time is given, the rest is named.
+Who keeps a GPU busy is looked at by a second thread of its own, once its power is known.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from wattgram.model import Counter, Device, Failure, Instant, Reading, Sample, State
 from wattgram.ports import Clock, ReadFailed, Unavailable
+from wattgram.sources.nvml.activity import Watch
 from wattgram.sources.nvml.options import Calibration
 from wattgram.sources.nvml.ring import Ring
+from wattgram.sources.nvml.watching import Watching, spacing
 from wattgram.tools.sysfs import listed, read_text
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ OPEN_SECONDS = 15.0
 # Once one GPU has answered at the start the others have so long; a later one joins when it does.
 GRACE_SECONDS = 2.0
 LOOK_SECONDS = 30.0
+# So long, and so much of a turn at most, the readings wait for the looks that were begun with them.
+ACTIVITY_GRACE, PART_OF_TURN = 0.2, 0.2
 LONGEST_PATIENCE = 5.0
 LOST = frozenset({15, 16})
 MODULE_CEILING_WATTS = 6000.0
@@ -56,11 +61,15 @@ class _Answer:
 
     turn: int = 0
     reading: Reading | None = None
+    handle: Any = None
     failure: ReadFailed | None = None
 
 
 class NvmlSource:
-    """`every` is the interval in seconds; an answer is waited for half of it."""
+    """`every` is the interval in seconds; an answer is waited for half of it.
+
+    `watch` makes what looks at one GPU every so many seconds; None: nobody does.
+    """
 
     def __init__(
         self,
@@ -72,6 +81,8 @@ class NvmlSource:
         calibration: Mapping[str, Calibration] = MappingProxyType({}),
         sysfs: Path = Path("/sys"),
         procfs: Path = Path("/proc"),
+        activity_every: float = 1.0,
+        watch: Callable[[float], Watch] | None = None,
     ) -> None:
         self._binding = binding
         self._calibration = calibration
@@ -84,6 +95,9 @@ class NvmlSource:
         self._clock = clock
         self._patience = min(every / 2, LONGEST_PATIENCE)
         self._state_every = state_every
+        self._every = every
+        self._activity_every = spacing(every, activity_every)
+        self._watch = watch
         self._gpus: tuple[_Gpu, ...] = ()
         self._news = Condition()
         self._bell = clock.bell()
@@ -104,6 +118,7 @@ class NvmlSource:
         if not any(gpu.device for gpu in self._gpus):
             failure = next((gpu.answer.failure for gpu in self._gpus if gpu.answer.failure), None)
             raise failure or ReadFailed(f"no GPU answered within {OPEN_SECONDS:g} s", "timeout")
+        self._look_on()
         for gpu in self._gpus:  # in the order of their indices, whichever answered first: socket N is module N
             if gpu.device is not None:
                 gpu.device = self._placed(gpu.device, gpu.serial)
@@ -116,6 +131,7 @@ class NvmlSource:
         self._look_around()
         self._ask()
         self._await(self._patience, all)
+        self._look_on()
         now = self._clock.now()
         readings = []
         failed = []
@@ -130,7 +146,8 @@ class NvmlSource:
         if fatal is not None and not readings:
             raise fatal
         rest = module_rest(readings, {gpu.device: gpu.module_watts for gpu in self._gpus if gpu.device})
-        return Sample(now, (*readings, *rest), failed=tuple(failed))
+        activities = [activity for gpu in self._gpus if gpu.watching for activity in gpu.watching.take(now.mono)]
+        return Sample(now, (*readings, *rest), tuple(activities), tuple(failed))
 
     def close(self) -> None:
         """Let go of the driver."""
@@ -151,6 +168,31 @@ class NvmlSource:
             left = end - self._clock.now().mono
             if left <= 0 or not self._bell.wait(left):
                 return
+
+    def _look_on(self) -> None:
+        """Once all power is known, have each GPU that answered looked at, and wait a moment for what is seen; what
+        comes later comes with a later sample.
+        """
+        looking = []
+        for gpu in self._gpus:
+            reading = gpu.answer.reading if gpu.answer.turn == self._turn else None
+            if gpu.watching is not None and reading is not None:
+                gpu.watching.ask(reading.device, gpu.answer.handle, reading.at)
+                looking.append(gpu.watching)
+        end = self._clock.now().mono + min(ACTIVITY_GRACE, PART_OF_TURN * self._every)
+        while any(watching.is_awaited for watching in looking):
+            left = end - self._clock.now().mono
+            if left <= 0 or not self._bell.wait(left):
+                break
+        for watching in looking:
+            watching.give_up()
+
+    def watching(self, index: int) -> Watching | None:
+        """Return a thread that looks at one GPU."""
+        if self._watch is None:
+            return None
+        every = self._activity_every
+        return Watching(self._watch(every), index, every, self._every, self._bell)
 
     def _look_around(self) -> None:
         """Raise ReadFailed when the kernel has bound a card since NVML was initialised, which cannot show it."""
@@ -188,6 +230,7 @@ class NvmlSource:
             answer = _Answer(turn)
             try:
                 answer.reading = self._read(gpu)
+                answer.handle = gpu.handle
             except ReadFailed as failure:
                 answer.failure = failure
                 if getattr(failure, "code", 0) in STALE_HANDLE:
@@ -316,4 +359,5 @@ class _Gpu:
         self.wanted = 0
         self.taken = 0
         self.answer = _Answer()
+        self.watching = source.watching(index)
         Thread(target=source.serve, args=(self,), name=f"gpu-{index}", daemon=True).start()
