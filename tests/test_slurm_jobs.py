@@ -89,17 +89,20 @@ def test_gpus_are_held_by_the_jobs_that_the_prolog_noted(host: Host) -> None:
     } == host.namer.holders()
 
 
-def test_a_note_is_seen_and_its_end_too_after_five_seconds(host: Host) -> None:
+def test_a_note_and_its_end_are_seen_at_once_and_a_change_of_it_after_five_seconds(host: Host) -> None:
+    """A job's first joules already have its account, and its last are not followed by another's."""
     seen = [host.held(0.0)]
     note = host.note("7")
-    seen += [host.held(SCAN_SECONDS - 1), host.held(1.0)]
+    os.utime(note.parent, ns=(0, 1))  # not in the tick in which the folder was looked at
+    seen += [host.held(0.0)]
     note.write_text(ALICES + "gpus=3\n")
     seen += [host.held(SCAN_SECONDS - 1), host.held(1.0)]
     note.unlink()
-    seen += [host.held()]
+    os.utime(note.parent, ns=(0, 2))
+    seen += [host.held(0.0)]
 
     both = {"0": ["7"], "1": ["7"]}
-    assert [{}, {}, both, both, {"3": ["7"]}, {}] == seen
+    assert [{}, both, both, {"3": ["7"]}, {}] == seen
 
 
 def test_a_note_that_the_epilog_forgot_holds_no_gpu_after_ten_minutes(host: Host) -> None:

@@ -95,6 +95,14 @@ class JobFolder:
         self._read = read
         return {name: job for name, (_, job) in read.items() if job}
 
+    def state(self) -> tuple[int, int] | None:
+        """Return what differs after a file was added or struck out, unless in the same tick; None: no folder."""
+        try:
+            status = self._path.lstat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size
+
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
         try:
             refused = not self._is_ours(self._path.lstat(), stat.S_ISDIR)

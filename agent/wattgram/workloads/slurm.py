@@ -76,7 +76,7 @@ def running(cgroup: Path) -> frozenset[str]:
 
 
 class SlurmNamer:
-    """Names jobs, and knows which of them hold which GPUs. It looks at the files at most every 5 s."""
+    """Names jobs, and knows which hold which GPUs. It looks at the files every 5 s, and when one came or went."""
 
     def __init__(self, users: Users, folder: JobFolder, cgroup: Path, clock: Clock) -> None:
         self._users = users
@@ -85,6 +85,7 @@ class SlurmNamer:
         self._cgroup = cgroup
         self._clock = clock
         self._looked_at: float | None = None
+        self._state: tuple[int, int] | None = None
         self._jobs: Mapping[str, Job] = {}
         self._signs: dict[str, float] = {}  # of life, of the jobs that have a file: monotonic seconds of the last one
 
@@ -123,8 +124,9 @@ class SlurmNamer:
 
     def _known_jobs(self) -> Mapping[str, Job]:
         now = self._clock.now()
-        if self._looked_at is None or now.mono - self._looked_at >= SCAN_SECONDS:
-            self._looked_at = now.mono
+        state = self._folder.state()
+        if self._looked_at is None or state != self._state or now.mono - self._looked_at >= SCAN_SECONDS:
+            self._looked_at, self._state = now.mono, state
             self._jobs = self._folder.jobs()
             alive = running(self._cgroup) if self._jobs else frozenset()
             self._signs = {
