@@ -109,7 +109,7 @@ class Crowd:
         start = time.monotonic() + NOTICE
         life = 0.3 + self._chance.expovariate(1 / self.lives)
         member = Member(FIRST_PID + self._count, whose, int(place.partition(".")[0]), 5.0 * sm, start, start + life)
-        self._show(member)
+        show(self.proc, member.pid, member.job.path, member.job.uid, member.start)
         self.nvml.put(f"{place}:{member.watts}:{sm}", member.pid, start=start, end=member.end)
         self.members.append(member)
         return member
@@ -123,14 +123,14 @@ class Crowd:
             found[key] = found.get(key, 0.0) + joules
         return found
 
-    def _show(self, member: Member) -> None:
-        folder = self.proc / str(member.pid)
-        fresh = self.proc / f".{member.pid}"
-        fresh.mkdir()
-        asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-        started = int((member.start + asleep) * TICKS)
-        (fresh / "stat").write_text(f"{member.pid} (train) R {' '.join(['1'] * 18)} {started} 0 0\n")
-        (fresh / "cgroup").write_text(f"3:cpuacct:{member.job.path}\n1:name=systemd:/init.scope\n0::/\n")
-        (fresh / "status").write_text(f"Name:\ttrain\nUid:\t{member.job.uid}\t0\t0\t0\n")
-        (fresh / "comm").write_text("train\n")
-        fresh.rename(folder)
+
+def show(proc: Path, pid: int, path: str, uid: int, start: float) -> None:
+    """Let a process appear in a tree, whole at once: in a control group, of a user, begun at a monotonic instant."""
+    fresh = proc / f".{pid}"
+    fresh.mkdir()
+    asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    (fresh / "stat").write_text(f"{pid} (train) R {' '.join(['1'] * 18)} {int((start + asleep) * TICKS)} 0 0\n")
+    (fresh / "cgroup").write_text(f"3:cpuacct:{path}\n1:name=systemd:/init.scope\n0::/\n")
+    (fresh / "status").write_text(f"Name:\ttrain\nUid:\t{uid}\t0\t0\t0\n")
+    (fresh / "comm").write_text("train\n")
+    fresh.rename(proc / str(pid))
