@@ -83,7 +83,7 @@ def test_lives_of_short_jobs_are_seen_whole(
     parts = [sum(seen.values()) / whole for seen in lives]
     single = [seen.get(pid, 0.0) / joules for seen in lives for pid, joules in truth.items()]
     report(
-        f"{len(jobs)} jobs of {job:.0f} s, scraped every {every:.0f} s: max_over_time {parts[0]:.2%} and {parts[1]:.2%},"
+        f"{len(jobs)} jobs of {job:.0f} s, scraped every {every:.0f} s: lives {parts[0]:.2%} and {parts[1]:.2%},"
         f" each {min(single):.1%} to {max(single):.1%}; owners {owners[0] / whole:.2%} and {owners[1] / whole:.2%}"
     )
     assert all(set(seen) == set(truth) for seen in lives)
