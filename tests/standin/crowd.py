@@ -69,6 +69,7 @@ class Crowd:
     places: tuple[str, ...]
     size: int
     lives: float = 10.0
+    watts: float = 5.0  # of each per cent of a card; all together no card may draw more than it can
     seed: int = 1
     members: list[Member] = field(default_factory=list)
     gone: list[Member] = field(default_factory=list)
@@ -108,7 +109,9 @@ class Crowd:
         sm = self._chance.randint(4, 10)
         start = time.monotonic() + NOTICE
         life = 0.3 + self._chance.expovariate(1 / self.lives)
-        member = Member(FIRST_PID + self._count, whose, int(place.partition(".")[0]), 5.0 * sm, start, start + life)
+        member = Member(
+            FIRST_PID + self._count, whose, int(place.partition(".")[0]), self.watts * sm, start, start + life
+        )
         show(self.proc, member.pid, member.job.path, member.job.uid, member.start)
         self.nvml.put(f"{place}:{member.watts}:{sm}", member.pid, start=start, end=member.end)
         self.members.append(member)
