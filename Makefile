@@ -13,7 +13,7 @@ demo: ## the same over synthetic hardware, labelled so
 	@exec scripts/run.sh demo
 
 test: ## build the wheel, install it in a clean environment, test that
-	@scripts/test.sh $(ARGS)
+	@scripts/test.sh -n auto $(ARGS)
 
 check: ## lint, format, types
 	@scripts/check.sh

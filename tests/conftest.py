@@ -8,12 +8,15 @@ def test_...(seconds, report):
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -39,9 +42,6 @@ class Line:
             self.outcome = report.outcome
 
 
-LINES = pytest.StashKey[dict[str, Line]]()
-
-
 def accept_full() -> bool:
     """Whether acceptance lines run at full length (`make accept`)."""
     return os.environ.get("WATTGRAM_ACCEPT") == "full"
@@ -58,9 +58,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Announce the marker and lay out the table."""
+    """Announce the markers and lay out the table."""
     config.addinivalue_line("markers", "accept(line, text): an acceptance line: its number and what it promises")
-    config.stash[LINES] = {}
+    config.addinivalue_line("markers", "alone: measures what others beside it would upset; see workers.py")
+    config.addinivalue_line("markers", "apart: takes seconds and shares nothing with its file; see workers.py")
+    config.addinivalue_line("markers", "busy: computes for seconds, or starts many daemons; see workers.py")
+    config.pluginmanager.register(Table())
 
 
 @pytest.fixture
@@ -132,12 +135,46 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Judge a skipped test, and note an acceptance line."""
+    """Judge a skipped test, and have its report say of an acceptance line which it is."""
     outcome = yield
     fail_unexcused(outcome)
     if marker := item.get_closest_marker("accept"):
-        item.config.stash[LINES].setdefault(item.nodeid, Line(*marker.args, **marker.kwargs)).add(outcome)
+        outcome.user_properties.append(("accept", marker.args))
     return outcome
+
+
+# --- side by side ---------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return for `-n auto` how many workers there are; a file or two need none."""
+    named = [argument for argument in config.args if ".py" in argument]
+    return 0 if named or config.option.collectonly else workers().number()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Have the tests marked `alone` run when all others are done."""
+    return workers().schedule(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker where to lay its plan."""
+    node.workerinput["plan"] = str(workers().plans(node.config) / node.gateway.id)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say in each worker which tests stay together."""
+    if hasattr(config, "workerinput"):
+        workers().plan(items, Path(config.workerinput["plan"]))
+
+
+def workers() -> ModuleType:
+    """The module that needs pytest-xdist, which `pytest` by itself does without."""
+    return importlib.import_module("workers")
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -148,14 +185,25 @@ def natural(line: Line) -> list[tuple[int, str]]:
     return [(int(number or 0), word) for number, word in re.findall(r"(\d+)|(\D+)", line.line)]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the acceptance table, if any of its lines ran."""
-    lines = sorted(config.stash[LINES].values(), key=natural)
-    if not lines:
-        return
-    terminalreporter.section(f"acceptance, {'full length' if accept_full() else 'shortened'}")
-    for line in lines:
-        note = f" · {line.note}" if line.note else ""
-        good = {"green": True} if line.outcome == "passed" else {"red": True}
-        terminalreporter.write(f"{line.line:<6}{line.outcome:<8}", **good)
-        terminalreporter.write_line(f"{line.seconds:8.1f} s  {line.text}{note}")
+class Table:
+    """The acceptance lines that ran, in whichever process."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, Line] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note an acceptance line."""
+        said = dict(report.user_properties)
+        if "accept" in said:
+            self._lines.setdefault(report.nodeid, Line(*map(str, said["accept"]))).add(report)  # type: ignore[call-overload]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table, if any of its lines ran."""
+        if not self._lines:
+            return
+        terminalreporter.section(f"acceptance, {'full length' if accept_full() else 'shortened'}")
+        for line in sorted(self._lines.values(), key=natural):
+            note = f" · {line.note}" if line.note else ""
+            good = {"green": True} if line.outcome == "passed" else {"red": True}
+            terminalreporter.write(f"{line.line:<6}{line.outcome:<8}", **good)
+            terminalreporter.write_line(f"{line.seconds:8.1f} s  {line.text}{note}")

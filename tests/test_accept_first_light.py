@@ -30,6 +30,8 @@ from standin.prometheus import Prometheus, check_metrics, tools_or_skip
 from standin.sysfs import RaplTree, Zone
 from standin.watching import devices, mono, pause, wait
 
+pytestmark = pytest.mark.apart
+
 ROOT = Path(__file__).resolve().parent.parent
 MICRO = 1e-6
 ENERGY = "wattgram_device_energy_joules_total"
@@ -147,6 +149,7 @@ def first_light(pid: int, port: int, log: Path, *, alone: bool) -> Metrics | Non
     return metrics if metrics and told and metrics.sum(GRAMS) > 0 else None
 
 
+@pytest.mark.busy
 @pytest.mark.accept("2.1", "make run in a fresh clone serves watts, joules and grams; the second without any network")
 def test_make_run_serves_this_very_machine_and_needs_no_network_the_second_time(tmp_path: Path, report: Report) -> None:
     """A newcomer types two words and sees this machine's watts, joules and grams, each marked for what it is."""
@@ -190,6 +193,7 @@ def test_demo_shows_live_figures(tmp_path: Path) -> None:
 # --- 2.2 ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.accept("2.2", "a real Prometheus: rate of energy within 2 % of the true watts; the books balance")
 def test_prometheus_sees_the_true_watts_and_books_that_balance(
     tmp_path: Path, host: Host, seconds: Seconds, report: Report
@@ -317,6 +321,7 @@ def priced(host: Host, api: GridApi, tmp_path: Path, more: str = "", token: str 
     )
 
 
+@pytest.mark.alone
 @pytest.mark.accept(
     "2.4", "a price that changes every interval: grams are the joules times the intensity of their time"
 )
@@ -445,6 +450,7 @@ def is_gone(pid: int) -> bool:
 # --- leaving --------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.accept("2.5", "SIGTERM leaves within a second, with a child that reads")
 def test_sigterm_leaves_within_a_second(tmp_path: Path, host: Host, report: Report) -> None:
     """Nobody waits for a meter."""

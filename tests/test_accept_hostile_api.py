@@ -31,6 +31,8 @@ from standin.web import Handler, Request, Server
 Seconds = Callable[[float, float], float]
 Report = Callable[[str], None]
 
+pytestmark = pytest.mark.busy
+
 MICRO = 1e-6
 WATTS = 150.0
 ENERGY = "wattgram_device_energy_joules_total"

@@ -23,6 +23,8 @@ from standin.watching import pause, wait
 Seconds = Callable[[float, float], float]
 Report = Callable[[str], None]
 
+pytestmark = pytest.mark.alone
+
 SYNTHETIC = """
 [sources.synthetic]
 enabled = true
@@ -40,6 +42,7 @@ ENERGY = b"wattgram_device_energy_joules_total"
 MOST_DURING, MOST_AFTER = 16 * MEBI, 8 * MEBI
 MOST_DESCRIPTORS = 512 + 64
 SLOWEST_SCRAPE = 2.0
+LOOKS = 5
 WORDS = (
     "application/openmetrics-text",
     "text/plain",
@@ -71,6 +74,15 @@ def vitals(pid: int) -> Vitals:
     status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
     pss = next(line for line in (proc / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
     return Vitals(int(status["Threads"]), sum(1 for _ in (proc / "fd").iterdir()), int(pss.split()[1]) * 1024)
+
+
+def settled(daemon: Daemon) -> Vitals:
+    """What it holds when it has begun with everything: its threads start one after the other."""
+    looks = [vitals(daemon.pid)]
+    while len(looks) < LOOKS or looks[-1].threads != looks[-LOOKS].threads:
+        pause(0.1)
+        looks.append(vitals(daemon.pid))
+    return looks[-1]
 
 
 class Scraper(threading.Thread):
@@ -210,7 +222,7 @@ def let_loose(strangers: Strangers) -> None:
 @contextlib.contextmanager
 def survived(daemon: Daemon, scraper: Scraper, report: Report) -> Iterator[None]:
     """Watch the daemon while strangers are in, and until it is as before when they have left."""
-    before = vitals(daemon.pid)
+    before = settled(daemon)
     seen: list[Vitals] = []
     leaving = threading.Event()
 

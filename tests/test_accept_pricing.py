@@ -31,6 +31,8 @@ from wattgram.tariff import Rung, Tariff
 
 Report = Callable[[str], None]
 
+pytestmark = [pytest.mark.apart, pytest.mark.busy]
+
 MICRO = 1_000_000
 MINUTE, QUARTER, HOUR, DAY = 60.0, 900.0, 3600.0, 86_400.0
 MIDNIGHT = 1_750_032_000.0  # a Monday's, UTC

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,11 @@ from standin.nvml import CompilerMissing, Gpu, NvmlStandin, Square
 from standin.sysfs import RaplTree, Zone
 from standin.watching import devices, mono, pause, wait
 
-MICRO = 1e-6
+pytestmark = pytest.mark.apart
+
+EVERY = 1.0
+# How long a machine with other work may take to stop all processes, and by how much a turn may come late.
+STOPPING, LATE = 0.1, 0.5
 Seconds = Callable[[float, float], float]
 Report = Callable[[str], None]
 
@@ -91,11 +96,13 @@ def test_the_agent_stopped_for_five_seconds(tmp_path: Path, nvml: NvmlStandin, r
         pause(3)
         first = devices(daemon)
         family = [daemon.pid, *daemon.children()]
+        stopped_at = time.monotonic()
         for pid in family:
             os.kill(pid, signal.SIGSTOP)
         pause(5)
         for pid in family:
             os.kill(pid, signal.SIGCONT)
+        stopped = time.monotonic() - stopped_at
         wait(lambda: devices(daemon)["package-0"]["unmetered_seconds"] > 0)
         pause(4)
         last = devices(daemon)
@@ -119,5 +126,6 @@ def test_the_agent_stopped_for_five_seconds(tmp_path: Path, nvml: NvmlStandin, r
         mean = (last[gpu.uuid]["joules"] - first[gpu.uuid]["joules"]) / (end - begin - lost)
         if gpu.profile.period <= 1.0:  # type: ignore[union-attr]  # all are square waves
             assert abs(mean / 300.0 - 1) <= 0.015
-    assert abs(unmetered["package-0"] - 5.0) <= 1.0
+    # From the last reading before the stop, up to an interval earlier, to the first after it.
+    assert stopped - STOPPING <= unmetered["package-0"] <= stopped + EVERY + LATE, f"stopped for {stopped:.2f} s"
     assert abs(package / (watts * (span - unmetered["package-0"])) - 1) <= 0.015

@@ -22,11 +22,13 @@ from wattgram import isolated
 Seconds = Callable[[float, float], float]
 Report = Callable[[str], None]
 
+pytestmark = pytest.mark.apart
+
 PERIOD = 4.0  # of the watchdog, in seconds
 UNITS_PERIOD = 60.0  # WatchdogSec in deploy/systemd
 EVERY = "500ms"
 ZONE = "intel-rapl:0"
-SLACK = 0.3  # a machine with other work
+SLACK = 0.9  # a machine with other work; one who is fed once a period is late by twice as much
 FOREVER = float("inf")
 
 

@@ -17,6 +17,8 @@ from standin.watching import devices, pause, wait
 
 Seconds = Callable[[float, float], float]
 Report = Callable[[str], None]
+pytestmark = pytest.mark.apart
+
 MICROWATTS = 1_000_000
 
 
@@ -100,6 +102,7 @@ RAPL_MACHINES = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.accept("3.6", "Intel dies, AMD mirrors, CLX-AP, eleven zones, psys and twin: totals by hand")
 @pytest.mark.parametrize("machine", RAPL_MACHINES)
 def test_packages_add_up_as_by_hand(machine: str, tmp_path: Path, seconds: Seconds, report: Report) -> None:

@@ -22,6 +22,8 @@ from standin.nvml import CompilerMissing, Gpu, NvmlStandin
 from standin.sysfs import RaplTree, Zone
 from wattgram import __version__
 
+pytestmark = [pytest.mark.apart, pytest.mark.busy]
+
 GOOD, BAD_CONFIG, MISSING = 0, 2, 3
 TOKEN = "token-that-must-never-show"
 NO_GPU = "[sources.nvml]\nenabled = false\n"
@@ -353,6 +355,7 @@ def test_the_demonstration_is_the_pipeline_over_invented_hardware(tmp_path: Path
 # --- run ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("is_hung", [False, True])
 def test_it_leaves_within_a_second_when_told_to(tmp_path: Path, number: int, is_hung: bool) -> None:  # noqa: FBT001

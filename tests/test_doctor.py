@@ -29,6 +29,8 @@ from wattgram.model import Intensity
 from wattgram.plan import Link
 from wattgram.tariff import Rung
 
+pytestmark = [pytest.mark.apart, pytest.mark.busy]
+
 GOOD, BAD_CONFIG, MISSING = 0, 2, 3
 UNREADABLE = Path("/proc/sys/vm/compact_memory")  # written and never read: the kernel refuses everybody, root included
 TOKEN_VARIABLE = "WATTGRAM_CARBON__ELECTRICITYMAPS__TOKEN"

@@ -201,13 +201,13 @@ def is_gone(pid: int) -> bool:
     return state_of(pid) in {"", "Z", "X"}
 
 
-def children() -> dict[int, str]:
-    """Our children with their states, the dead ones that nobody waited for among them."""
+def children(of: int | None = None) -> dict[int, str]:
+    """Our children, or another's, with their states, the dead ones that nobody waited for among them."""
     found = {}
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, IndexError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if entry.name.isdigit() and int(fields[1]) == os.getpid():
+            if entry.name.isdigit() and int(fields[1]) == (of or os.getpid()):
                 found[int(entry.name)] = fields[0]
     return found
 
@@ -412,6 +412,18 @@ def test_a_close_while_another_thread_reads_is_no_bug(stage: Stage) -> None:
     assert 1 == len(failures)
 
 
+@pytest.mark.parametrize("pipe", ["_input", "_output"])
+def test_a_pipe_that_another_thread_has_closed_is_a_child_that_is_gone(stage: Stage, pipe: str) -> None:
+    """At whichever step of a reading that happens."""
+    stage.pid()
+    child = stage.source._child
+    getattr(child, pipe).close()
+
+    failure = stage.failure()
+
+    assert ("server", True) == (failure.reason, "is gone" in str(failure))
+
+
 @pytest.mark.parametrize(("word", "ending"), [("leave", "exit code 7"), ("bug", "exit code 1")])
 def test_how_a_child_ended_is_told(stage: Stage, word: str, ending: str) -> None:
     stage.play(word)
@@ -442,6 +454,7 @@ def test_a_child_that_only_a_new_process_mends_is_replaced_at_once(stage: Stage)
 # --- hanging --------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_a_reading_is_waited_for_less_than_an_interval(make: Made) -> None:
     stage = make(every=0.5)
     stage.source.read()
@@ -527,9 +540,55 @@ def test_a_child_that_is_always_a_little_late_is_not_asked_twice(make: Made) -> 
     assert int(last) <= 6
 
 
+# A parent that reads again and again, and says of each reading how it went.
+READER = textwrap.dedent(
+    """
+    import os, sys
+    from wattgram.clock import SystemClock
+    from wattgram.isolated import IsolatedSource
+    from wattgram.ports import ReadFailed
+
+    plug, script = sys.argv[1:]
+    options = {"enabled": None, "interval": None, "script": script, "number": 1}
+    source = IsolatedSource(plug, options, 1.0, SystemClock(), dict(os.environ))
+    while True:
+        try:
+            print(len(source.read().readings), flush=True)
+        except ReadFailed as failure:
+            print(failure, flush=True)
+    """
+)
+
+
+def test_when_all_were_stopped_in_the_middle_of_a_reading_it_is_waited_for(stage: Stage) -> None:
+    """Patience is for a child that could have answered: while we were stopped it was as well, or it may answer now."""
+    stage.play("slow")
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, PLUG, str(stage.script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        answers = [parent.stdout.readline()]
+        (child,) = children(parent.pid)
+        for pid in (parent.pid, child):  # a reading takes half a second, and has just begun
+            os.kill(pid, signal.SIGSTOP)
+        threading.Event().wait(1.5)
+        os.kill(parent.pid, signal.SIGCONT)
+        threading.Event().wait(0.1)
+        os.kill(child, signal.SIGCONT)
+        answers += [parent.stdout.readline() for _ in range(2)]
+        parent.kill()
+
+    assert ["1\n"] * 3 == answers
+    until(lambda: is_gone(child))
+
+
 # --- leaving --------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("state", ["idle", "hanging", "stopped", "dead", "never started"])
 def test_closing_takes_half_a_second_at_most_and_leaves_no_child(make: Made, state: str) -> None:
     before = set(children())

@@ -31,7 +31,18 @@ def test_a_daemon_that_left_is_not_found(directory: RunDirectory) -> None:
     assert None is directory.daemon()
 
 
-@pytest.mark.parametrize("text", ["", "x y", "1", "1 1", "4194304 5", f"{os.getpid()} 1", "\x00\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        "x y",
+        "1",
+        "1 1",
+        "4194304 5",
+        pytest.param(f"{os.getpid()} 1", id="another with our number"),
+        pytest.param("\x00\xff", id="garbage"),
+    ],
+)
 def test_a_file_that_means_nobody_finds_nobody(directory: RunDirectory, tmp_path: Path, text: str) -> None:
     """A process that died, another with its number, or garbage."""
     (tmp_path / "run").mkdir()

@@ -632,6 +632,7 @@ def stopped_among(size: int) -> Iterator[tuple[int, list[Client], float]]:
     gc.collect()
 
 
+@pytest.mark.alone
 def test_stopping_does_not_wait_for_clients() -> None:
     """Half a second is promised, however many there are."""
     with stopped_among(50) as (_, clients, took):

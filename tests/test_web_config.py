@@ -228,6 +228,7 @@ def test_what_was_read_shows_no_secret(directory: Path) -> None:
         (PAIR + MUTUAL + "VerifyClientCertIfGiven}", "https", True),
         (PAIR + MUTUAL + "RequireAndVerifyClientCert}", "https", False),
     ],
+    ids=["nothing", "a password", "TLS", "a certificate if given", "a certificate"],  # a hash is new at each run
 )
 def test_it_is_known_who_may_look(directory: Path, text: str, scheme: str, is_open: bool) -> None:  # noqa: FBT001
     """For the line that says where to look, and the warning that anybody may."""

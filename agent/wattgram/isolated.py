@@ -46,6 +46,8 @@ OPEN_SECONDS = 30.0
 PART_OF_TURN, LONGEST_ANSWER = 0.9, 10.0
 SILENT_INTERVALS = 5
 LEAST_SILENCE = 2.0
+# A wait that ends so much later than it should: it was we who did not run, and the child perhaps neither.
+OVERSLEPT = 0.25
 MAX_ABANDONED = 3
 FIRST_BACKOFF, MOST_BACKOFF = 1.0, 60.0
 GOODBYE_SECONDS = 0.3
@@ -265,7 +267,7 @@ class _Child:
         if not self._owed:
             try:
                 write(self._input, request)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: another thread has let go of it
                 raise ReadFailed(f"the reading process is gone ({self._ending()})", "server") from error
             self._owed = request.seq
         reply = self._reply(deadline, seconds)
@@ -306,15 +308,26 @@ class _Child:
 
     def _frame(self, deadline: float, seconds: float) -> bytes:
         poll = select.poll()  # it needs no descriptor of its own
-        poll.register(self._output, select.POLLIN)
+        try:
+            poll.register(self._output, select.POLLIN)
+        except ValueError as error:  # another thread has let go of it
+            raise ReadFailed(f"the reading process is gone ({self._ending()})", "server") from error
+        excused = False
         while True:
             frame = self._complete()
             if frame is not None:
                 return frame
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
-                raise ReadFailed(f"the reading process gave no answer within {seconds:.3g} s", "timeout")
-            chunk = os.read(self._output.fileno(), 1 << 16)
+                now = time.monotonic()
+                if excused or now - deadline < OVERSLEPT:
+                    raise ReadFailed(f"the reading process gave no answer within {seconds:.3g} s", "timeout")
+                deadline, excused = now + seconds, True
+                continue
+            try:
+                chunk = os.read(self._output.fileno(), 1 << 16)
+            except (OSError, ValueError):
+                chunk = b""
             if not chunk:
                 raise ReadFailed(f"the reading process is gone ({self._ending()})", "server")
             self._buffer += chunk

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wattgram.model import Device, Failure, Instant, Reading, Sample
+from wattgram.model import Device, Failure, Reading, Sample
 from wattgram.ports import Clock, ReadFailed, SourceOptions, Unavailable
 from wattgram.tools.sysfs import capture, listed, read_count, read_text
+from wattgram.tools.timed import timed
 
 MICROWATTS_PER_WATT = 1e6
 GRACE = re.compile(r"Grace Power Socket (\d+)")
@@ -86,13 +87,10 @@ class HwmonSource:
         """Hold nothing, let go of nothing."""
 
     def _read(self, meter: Meter) -> Reading:
-        before = self._clock.now()
-        watts = read_count(meter.path) / MICROWATTS_PER_WATT
-        after = self._clock.now()
+        watts, at = timed(self._clock, lambda: read_count(meter.path) / MICROWATTS_PER_WATT)
         if watts == 0:
             raise ReadFailed(f"{meter.path}: 0 W: the meter is not active", "empty")
-        middle = Instant((before.mono + after.mono) / 2, (before.wall + after.wall) / 2)
-        return Reading(meter.device, middle, watts=watts, driver=meter.driver)
+        return Reading(meter.device, at, watts=watts, driver=meter.driver)
 
 
 def find_meters(hwmon: Path) -> tuple[Meter, ...]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wattgram.model import Counter, Device, Failure, Instant, Reading, Sample
+from wattgram.model import Counter, Device, Failure, Reading, Sample
 from wattgram.ports import Clock, ReadFailed, SourceOptions, Unavailable
 from wattgram.tools.procfs import cpu_identity
 from wattgram.tools.sysfs import capture, listed, read_count, read_text
+from wattgram.tools.timed import timed
 
 ZONE = re.compile(r"^(intel-rapl|intel-rapl-mmio):[0-9a-f]+(:[0-9a-f]+)?$")
 PACKAGE = re.compile(r"^package-(\d+)(?:-die-(\d+))?$")
@@ -124,11 +125,8 @@ class RaplSource:
         """Hold nothing, let go of nothing."""
 
     def _read(self, zone: Zone) -> Reading:
-        before = self._clock.now()
-        microjoules = read_count(zone.path / "energy_uj")
-        after = self._clock.now()
-        middle = Instant((before.mono + after.mono) / 2, (before.wall + after.wall) / 2)
-        return Reading(zone.device, middle, counter=Counter(microjoules, zone.wraps_at), driver=zone.driver)
+        microjoules, at = timed(self._clock, lambda: read_count(zone.path / "energy_uj"))
+        return Reading(zone.device, at, counter=Counter(microjoules, zone.wraps_at), driver=zone.driver)
 
 
 def find_zones(powercap: Path) -> tuple[Zone, ...]:

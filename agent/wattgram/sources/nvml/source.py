@@ -16,13 +16,14 @@ from threading import Condition, Thread
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from wattgram.model import Counter, Device, Failure, Instant, Reading, Sample, State
+from wattgram.model import Counter, Device, Failure, Reading, Sample, State
 from wattgram.ports import Clock, ReadFailed, Unavailable
 from wattgram.sources.nvml.activity import Watch
 from wattgram.sources.nvml.options import Calibration
 from wattgram.sources.nvml.ring import Ring
 from wattgram.sources.nvml.watching import Watching, spacing
 from wattgram.tools.sysfs import listed, read_text
+from wattgram.tools.timed import timed
 
 if TYPE_CHECKING:
     from wattgram.sources.nvml.binding import Power
@@ -34,6 +35,8 @@ LOOK_SECONDS = 30.0
 # So long, and so much of a turn at most, the readings wait for the looks that were begun with them.
 ACTIVITY_GRACE, PART_OF_TURN = 0.2, 0.2
 LONGEST_PATIENCE = 5.0
+# A wait that ends so much later than it should: this process was stopped, and its threads with it.
+OVERSLEPT = 0.25
 LOST = frozenset({15, 16})
 MODULE_CEILING_WATTS = 6000.0
 STALE_HANDLE = frozenset({1, 2, 15, 16, 28})
@@ -162,12 +165,16 @@ class NvmlSource:
             self._news.notify_all()
 
     def _await(self, seconds: float, enough: Callable[[Iterable[bool]], bool]) -> None:
-        """Wait until enough GPUs, any or all, have answered, so long at most."""
-        end = self._clock.now().mono + seconds
+        """Wait until enough GPUs, any or all, have answered, so long at most, not counting time in which none ran."""
+        end, excused = self._clock.now().mono + seconds, False
         while not enough(g.answer.turn == self._turn for g in self._gpus):
             left = end - self._clock.now().mono
-            if left <= 0 or not self._bell.wait(left):
+            if left > 0 and self._bell.wait(left):
+                continue
+            now = self._clock.now().mono
+            if excused or now - end < OVERSLEPT:
                 return
+            end, excused = now + seconds, True
 
     def _look_on(self) -> None:
         """Once all power is known, have each GPU that answered looked at, and wait a moment for what is seen; what
@@ -244,16 +251,17 @@ class NvmlSource:
         if gpu.handle is None:
             self._identify(gpu)
         assert gpu.device is not None
-        before = self._clock.now()
-        power = self._binding.power(gpu.handle)
-        after = self._clock.now()
+        handle = gpu.handle
+        # A call that takes longer than this is late in any case, unless all of us were stopped in its middle.
+        power, at = timed(self._clock, lambda: self._binding.power(handle), self._patience)
+        now = self._clock.now().mono
         gpu.module_watts = power.module_watts
         counter = None if power.microjoules is None else Counter(power.microjoules)
-        trace = () if counter else self._trace(gpu, after.mono)
-        self._observe(gpu, after.mono)
+        trace = () if counter else self._trace(gpu)
+        self._observe(gpu, now)
         return Reading(
             gpu.device,
-            Instant((before.mono + after.mono) / 2, (before.wall + after.wall) / 2),
+            at,
             watts=power.watts,
             counter=counter,
             trace=trace,
@@ -261,7 +269,7 @@ class NvmlSource:
             driver=gpu.driver,
         )
 
-    def _trace(self, gpu: _Gpu, mono: float) -> tuple[tuple[float, float], ...]:
+    def _trace(self, gpu: _Gpu) -> tuple[tuple[float, float], ...]:
         """The driver's samples since the last turn; none when it will not tell: power is known all the same."""
         if not self._opened:  # nobody sees this reading: the first trace, which reaches far back, is not for it
             with suppress(ReadFailed):
@@ -271,7 +279,9 @@ class NvmlSource:
         if gpu.taken and gpu.answer.turn != gpu.taken:  # the last answer came too late, and its samples with it
             gpu.ring.rewind()
         with suppress(ReadFailed):
-            return gpu.ring.trace(self._binding.samples(gpu.handle, gpu.ring.last), mono)
+            # Samples that came after the moment at which they are said to be read would lie in the past for many turns.
+            samples, at = timed(self._clock, lambda: self._binding.samples(gpu.handle, gpu.ring.last), self._patience)
+            return gpu.ring.trace(samples, at.mono)
         return ()
 
     def _observe(self, gpu: _Gpu, mono: float) -> None:
