@@ -19,7 +19,7 @@ from standin.nvml import Gpu, Load, NvmlStandin
 
 MIB = 2**20
 LIVES = 120.0  # seconds, on average
-SETTLE = 15.0
+SETTLE, SCRAPE = 15.0, 15.0
 WATTS = 0.8  # of each per cent of a card, so that they draw no more than it can
 
 
@@ -41,12 +41,14 @@ def measured(directory: Path, gpus: int, processes: int, seconds: float) -> str:
             time.sleep(0.5)
         before, began = cpu_seconds(daemon.pid), time.monotonic()
         scrapes: list[float] = []
+        size = 0
         while time.monotonic() < began + seconds:
             crowd.turn()
-            asked = time.monotonic()
-            size = len(daemon.get("/metrics").body)
-            scrapes.append(time.monotonic() - asked)
             time.sleep(1.0)
+            if time.monotonic() - began >= SCRAPE * (len(scrapes) + 1):
+                asked = time.monotonic()
+                size = len(daemon.get("/metrics").body)
+                scrapes.append(time.monotonic() - asked)
         used = (cpu_seconds(daemon.pid) - before) / (time.monotonic() - began)
         memory = pss_bytes(daemon.pid)
     return (
