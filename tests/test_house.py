@@ -33,7 +33,9 @@ WORDS = ("version", "model", "snapshot")
 SOCKETS = (*WORDS, "ports")
 
 ROOMS = (
-    Room("version", ("wattgram.__init__", "wattgram.__version__"), imports=()),
+    Room("version", ("wattgram.__init__", "wattgram.__version__"), imports=("client",)),
+    # What training programs import: the standard library alone.
+    Room("client", ("wattgram.measuring",), imports=()),
     Room("model", ("wattgram.model",), imports=()),
     Room("snapshot", ("wattgram.snapshot",), imports=("model",)),
     Room("ports", ("wattgram.ports",), imports=("model", "snapshot")),
@@ -50,21 +52,30 @@ ROOMS = (
             "wattgram.frames",
             "wattgram.idle",
             "wattgram.isolated",
+            "wattgram.kin",
             "wattgram.ledger",
+            "wattgram.lens",
+            "wattgram.local",
             "wattgram.meter",
             "wattgram.poller",
+            "wattgram.receipts",
             "wattgram.roster",
             "wattgram.silence",
             "wattgram.sound",
+            "wattgram.tally",
             "wattgram.tariff",
             "wattgram.trust",
+            "wattgram.window",
+            "wattgram.windows",
         ),
         imports=(*SOCKETS, "core"),
     ),
     Room("tools", ("wattgram.tools",), imports=(*SOCKETS, "tools")),
     Room("plugs", ("wattgram.sources", "wattgram.providers", "wattgram.workloads"), imports=(*SOCKETS, "tools"), own=3),
     Room("exporters", ("wattgram_exporters",), imports=SOCKETS, own=1),
-    Room("hall", ("wattgram",), imports=(*SOCKETS, "core", "tools", "hall")),  # cli, doctor, config, app, registry
+    Room(
+        "hall", ("wattgram",), imports=(*SOCKETS, "client", "core", "tools", "hall")
+    ),  # cli, doctor, config, app, registry
 )
 
 # What only one place may import, and which place that is.
@@ -244,6 +255,7 @@ OFFENDERS: tuple[tuple[Rule, str, str], ...] = (
     (stays_in_its_rooms, "wattgram.model", "from wattgram import __version__"),
     (stays_in_its_rooms, "wattgram.ports", "import wattgram.meter"),
     (stays_in_its_rooms, "wattgram.__init__", "from wattgram.cli import main"),
+    (stays_in_its_rooms, "wattgram.measuring", "from wattgram.model import Instant"),
     (stays_in_its_rooms, "wattgram.meter", "from wattgram.tools import fetch"),
     (stays_in_its_rooms, "wattgram.meter", "from . import config"),
     (stays_in_its_rooms, "wattgram.tariff", "def f():\n    from wattgram.registry import open_provider"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -502,6 +503,47 @@ def test_a_long_wait_has_its_pulses(clock: ManualClock) -> None:
 
     assert 600.0 <= clock.now().mono - 1000.0
     assert 15.0 == max(b - a for a, b in pairwise(heard))
+
+
+def test_turns_that_are_asked_for_put_off_none(clock: ManualClock) -> None:
+    """Somebody wants to know now, ten times: the next turn comes an interval after the last of them, not ten later."""
+    plug = Plug(clock)
+    loop = poller(clock, plug)
+    loop._bell = Knocks(clock, loop, [1.0] * 10 + [None, None])
+
+    loop.run()
+
+    assert [1000.0 + second for second in (*range(11), 20, 30)] == plug.began
+
+
+def test_when_the_last_ended_turn_began_is_known(clock: ManualClock) -> None:
+    """Who asked for one must know that it was begun after it was asked for."""
+    plug = Plug(clock, ReadFailed("once"), takes={0: 2.0, 1: 3.0})
+    loop = poller(clock, plug)
+    began = [loop.began]
+    for _ in range(2):
+        loop.turn()
+        began.append(loop.began)
+
+    assert [-math.inf, 1000.0, 1002.0] == began
+
+
+class Knocks:
+    """Pauses that somebody cuts short after so many seconds, or not (None); after the last the loop ends."""
+
+    def __init__(self, clock: ManualClock, loop: Poller, after: list[float | None]) -> None:
+        self.clock, self.loop, self.after = clock, loop, after
+
+    def ring(self) -> None:
+        """Nobody sleeps here."""
+
+    def wait(self, seconds: float) -> bool:
+        if not self.after:
+            self.loop.stop()
+            return True
+        knock = self.after.pop(0)
+        self.clock.advance(seconds if knock is None else knock)
+        return knock is not None
 
 
 def test_a_woken_loop_turns_at_once_and_keeps_its_new_interval(clock: ManualClock) -> None:

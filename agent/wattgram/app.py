@@ -12,12 +12,15 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from wattgram import __version__, logs, registry
 from wattgram.config import Config
 from wattgram.crew import Crew
 from wattgram.feed import SourceFeed
 from wattgram.ledger import Ledger
+from wattgram.lens import Lens
+from wattgram.local import LocalServer
 from wattgram.model import Instant
 from wattgram.plan import DOUBT
 from wattgram.ports import Clock, ConfigError, Exporter, Unavailable
@@ -30,6 +33,7 @@ GOOD, BUG, BAD_CONFIG, MISSING = 0, 1, 2, 3
 PAUSE, RESUME = signal.SIGUSR1, signal.SIGUSR2
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, PAUSE, RESUME})
 READY_SECONDS, STATUS_SECONDS = 0.1, 10.0
+SOCKET = "api.sock"
 # What cannot change while the daemon runs.
 FIXED = ("listen", "config_file")
 
@@ -51,7 +55,9 @@ class App:
         self._directory = RunDirectory(config.web.listen, environ)
         self.ledger = Ledger(clock, cost=own_cost, host=platform.node())
         self._watchdog = Watchdog(self._notifier, watchdog_seconds(environ))
-        self._crew = Crew(config, clock, environ, self.ledger, self._watchdog, self._not_there)
+        self._lens = Lens(clock, self.ledger.snapshot, Path(config.attribution.proc), "daemon")
+        self._crew = Crew(config, clock, environ, self.ledger, self._watchdog, self._not_there, self._lens.windows)
+        self._local = self._local_server()
         self._code: int | None = None
         self._told = ""
         self._bell = clock.bell()
@@ -85,15 +91,38 @@ class App:
         self._introduce(exporter)
         self._crew.start()
         self._directory.announce()
+        self._open_local()
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         self._wait(reload)
         log.info("stopping")
         self._notifier.stopping()
         self._directory.withdraw()
+        self._close_local()
         self._crew.stop()
         exporter.stop()
         self._crew.close()
         return self._code or GOOD
+
+    def _local_server(self) -> LocalServer | None:
+        """The local API as configured; None: it is off, or has nowhere to be."""
+        local, folder = self.config.local, self._directory.folder
+        if not local.enabled or not (local.socket or folder):
+            return None
+        path = Path(local.socket) if local.socket or folder is None else folder / SOCKET
+        return LocalServer(path, self._lens.office, int(local.mode, 8), local.group)
+
+    def _open_local(self) -> None:
+        if self._local is None:
+            return
+        self._lens.start(self._crew.read_now)
+        if trouble := self._local.start():
+            asked_for = bool(self.config.local.socket or self.config.local.group)
+            log.log(logging.WARNING if asked_for else logging.INFO, "no local API: %s", trouble)
+
+    def _close_local(self) -> None:
+        if self._local is not None:
+            self._local.stop()
+            self._lens.stop()
 
     def _introduce(self, exporter: Exporter) -> None:
         listen = self.config.web.listen
@@ -153,12 +182,13 @@ class App:
             log.error("the configuration is not taken, the old one stays in force: %s", error)  # noqa: TRY400 - news
             self.ledger.reloaded(Reload(successful=False, at=at))
         else:
-            fixed = [key for key in FIXED if getattr(config.web, key) != getattr(self.config.web, key)]
-            self.config = replace(config, web=self.config.web)
+            fixed = [f"web.{key}" for key in FIXED if getattr(config.web, key) != getattr(self.config.web, key)]
+            fixed += ["local"] if config.local != self.config.local else []
+            self.config = replace(config, web=self.config.web, local=self.config.local)
             logs.set_up(config.log.level, config.log.format)
             self.ledger.note(self._crew.remarks)
             self.ledger.reloaded(Reload(successful=True, at=at))
-            changed += [f"web.{key} is taken at the next start" for key in fixed]
+            changed += [f"{key} is taken at the next start" for key in fixed]
             log.log(
                 logging.WARNING if fixed else logging.INFO,
                 "the configuration was read anew: %s",

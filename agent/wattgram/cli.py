@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wattgram import __version__, config, doctor, logs, registry
+from wattgram import __version__, config, doctor, errand, logs, registry
 from wattgram.app import BAD_CONFIG, GOOD, MISSING, PAUSE, RESUME, App, hold_signals
 from wattgram.clock import SystemClock
+from wattgram.measuring import METERS, Measure
 from wattgram.ports import ConfigError, ReadFailed, Unavailable
 from wattgram.rundir import RunDirectory, children
 
@@ -86,6 +87,23 @@ def once(arguments: argparse.Namespace) -> int:
         print(f"wattgram: {name}: {failure}", file=sys.stderr)
     wanted = {name for name in failures if settings.sources[name].enabled}
     return MISSING if wanted or not snapshot.devices else GOOD
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """Run a command and print what it used; its exit code is the command's."""
+    command = arguments.command_line[1:] if arguments.command_line[:1] == ["--"] else arguments.command_line
+    if not command:
+        raise ConfigError("measure: no command; such as: wattgram measure -- sleep 1")
+    options = {"zone": arguments.zone, "config": arguments.config and str(Path(arguments.config).resolve())}
+    window = Measure(
+        arguments.name or " ".join(command),
+        socket_path=arguments.socket or "",
+        options={key: value for key, value in options.items() if value},
+    )
+    outcome = errand.run(command, window)
+    METERS.close()
+    errand.hand_over(window, command, outcome, arguments.output, as_json=arguments.json)
+    return outcome.leave()
 
 
 def intensity(arguments: argparse.Namespace) -> int:
@@ -248,6 +266,15 @@ def _parser() -> argparse.ArgumentParser:
     add_doctor = add("doctor", examine, zone, listen)
     add_doctor.add_argument("--json", action="store_true", help="for programs")
     add_doctor.add_argument("--record", metavar="DIR", help="write a masked recording of this host's hardware to DIR")
+    add_measure = add("measure", measure, zone)
+    add_measure.usage = "wattgram measure [OPTIONS] -- COMMAND [ARGUMENT ...]"
+    add_measure.add_argument("--json", action="store_true", help="for programs")
+    add_measure.add_argument("--output", metavar="FILE", help="where the receipt goes; default: standard error")
+    add_measure.add_argument("--name", metavar="NAME", help="what the receipt calls it; default: the command")
+    add_measure.add_argument(
+        "--socket", metavar="PATH", help="the daemon's socket, if it is not where it is looked for"
+    )
+    add_measure.add_argument("command_line", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     add("intensity", intensity, zone).add_argument("--forecast", action="store_true", help="and the hours ahead")
     add("config", show_config, zone, listen)
     add("check-config", check_config).add_argument("file", nargs="?", metavar="FILE")

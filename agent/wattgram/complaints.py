@@ -16,6 +16,9 @@ AUTO = "auto"
 _ZONE = re.compile(r"[A-Z]{2,5}(?:-[A-Z0-9]{1,8}){0,3}")
 LEAST_INTERVAL, LEAST_EVERY = 0.05, 0.1
 MOST_GPUS = 1024
+_MODE = re.compile(r"0?[0-7]{3}")
+# The kernel's limit is 107, and while it is being opened the socket has a longer name.
+LONGEST_SOCKET = 90
 MOST_NAMED = 100_000
 HTTP_ONLY = 'expected an address such as "https://api.example.org"'
 HIGHEST_PORT = 65_535
@@ -28,9 +31,20 @@ def complaints(tables: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("max_named", "max_owners"):
         if not 0 <= getattr(tables["attribution"], key) <= MOST_NAMED:
             yield f"attribution.{key}", f"expected 0 to {MOST_NAMED}"
+    yield from _local_complaints(tables["local"])
     for device, watts in tables["attribution"].idle_watts.items():
         if not 0 <= watts < float("inf"):
             yield "attribution.idle_watts", f"{device} = {watts:g}: expected 0 or more"
+
+
+def _local_complaints(local: Any) -> Iterator[tuple[str, str]]:
+    if local.socket and (not local.socket.startswith("/") or len(local.socket.encode()) > LONGEST_SOCKET):
+        yield (
+            "local.socket",
+            f'expected an absolute path of at most {LONGEST_SOCKET} bytes, such as "/run/wattgram/api.sock"',
+        )
+    if not _MODE.fullmatch(local.mode):
+        yield "local.mode", 'expected three octal digits, such as "0660"; "0666" lets every user measure'
 
 
 def _carbon_complaints(carbon: Any) -> Iterator[tuple[str, str]]:

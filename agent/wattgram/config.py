@@ -78,6 +78,18 @@ class Web:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Local:
+    """The local API: `socket` is where it is, empty: `api.sock` in the runtime directory. Who may connect may measure:
+    its owner and `group`, by `mode` in octal.
+    """
+
+    enabled: bool = True
+    socket: str = ""
+    group: str = ""
+    mode: str = "0660"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Log:
     """How the daemon speaks on standard error."""
 
@@ -98,6 +110,7 @@ class Config:
     attribution: Attribution = field(default_factory=Attribution)
     namers: Mapping[str, NamerOptions] = field(default_factory=dict)
     web: Web = field(default_factory=Web)
+    local: Local = field(default_factory=Local)
     log: Log = field(default_factory=Log)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     given: Mapping[str, Secret] = field(default_factory=dict)
@@ -153,7 +166,7 @@ def effective(config: Config) -> Iterator[tuple[str, str, str]]:
     tables += [(f"carbon.{name}", options) for name, options in config.providers.items()]
     tables += [("attribution", config.attribution)]
     tables += [(f"workloads.{name}", options) for name, options in config.namers.items()]
-    tables += [("web", config.web), ("log", config.log)]
+    tables += [("web", config.web), ("local", config.local), ("log", config.log)]
     for section, table in tables:
         for key in fields(table):
             path = f"{section}.{key.name}"
@@ -175,6 +188,7 @@ def _sections() -> dict[str, type[Any]]:
         "attribution": Attribution,
         **{f"workloads.{name}": registry.namer(name).Options for name in registry.WORKLOADS},
         "web": Web,
+        "local": Local,
         "log": Log,
     }
 
@@ -218,6 +232,7 @@ def _build(
         attribution=tables["attribution"],
         namers={name: tables[f"workloads.{name}"] for name in registry.WORKLOADS},
         web=tables["web"],
+        local=tables["local"],
         log=tables["log"],
         secrets={
             name: secret

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wattgram import registry
-from wattgram.accountant import Accountant, Desk
+from wattgram.accountant import Accountant, Desk, Witness
 from wattgram.activity import Board
 from wattgram.cache import Cache
 from wattgram.config import Config, state_directory
@@ -30,6 +30,8 @@ from wattgram.tariff import Tariff
 # A periodic load, such as a training step, must not fall into step with our readings.
 SAMPLING_JITTER = 0.1
 PROVIDER_JITTER = 0.1
+# However many ask for it, a source is not read more often, in seconds; and how long to look away while it reads.
+LEAST_APART, WAIT_SECONDS = 0.02, 0.001
 PROVIDER_PATIENCE = {
     "auth": Patience(900, 900),
     "plan": Patience(3600, 86_400),
@@ -66,6 +68,7 @@ class Crew:
         ledger: Ledger,
         watchdog: Watchdog,
         not_there: Callable[[str, Unavailable], None],
+        witness: Witness | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -73,6 +76,7 @@ class Crew:
         self._ledger = ledger
         self._watchdog = watchdog
         self._not_there = not_there
+        self._witness = witness
         links, remarks = chain(config)
         namers, unnamed = open_namers(config, clock)
         self._unnamed = unnamed
@@ -94,9 +98,9 @@ class Crew:
         """The sources' feeds by name."""
         return {name: hand.feed for name, hand in self._sources.items()}
 
-    def start(self) -> None:
-        """Set all to work."""
-        self._engage_providers(self._config, self._links)
+    def start(self, *, stays: bool = True) -> None:
+        """Set all to work; a command that does not stay leaves the daemon's cache to the daemon."""
+        self._engage_providers(self._config, self._links, stays=stays)
         self._watchdog.watch(self._sources)
         pollers = [*(poller for poller, _ in self._providers.values()), *(h.poller for h in self._sources.values())]
         for poller in pollers:  # what is waited for is known before anybody can ask whether we are ready
@@ -139,6 +143,19 @@ class Crew:
             hand.feed.resume()
             hand.poller.wake()
 
+    def read_now(self, seconds: float) -> None:
+        """Have every source that is well read at once, and wait for it, but no longer than so many seconds."""
+        asked, bell = self._clock.now().mono, self._clock.bell()
+        pollers = [hand.poller for hand in list(self._sources.values())]
+        well = [poller for poller in pollers if poller.health.up and not poller.health.error]
+        if any(asked - poller.began < LEAST_APART for poller in well):
+            bell.wait(min(seconds, LEAST_APART))
+        for poller in well:
+            if poller.began < asked:
+                poller.wake()
+        while any(poller.began < asked for poller in well) and self._clock.now().mono - asked < seconds:
+            bell.wait(WAIT_SECONDS)
+
     def stop(self) -> None:
         """Ask all to end, and wait for nobody."""
         for poller, _ in self._providers.values():
@@ -155,7 +172,7 @@ class Crew:
     # --- names ----------------------------------------------------------------------------------
 
     def _desk(self, config: Config) -> Desk:
-        return Desk(self._board, self._names, config.attribution.idle_watts)
+        return Desk(self._board, self._names, config.attribution.idle_watts, self._witness)
 
     def _adopt_names(self, config: Config) -> Iterator[str]:
         """Name by another configuration; yield in words what is configured otherwise now."""

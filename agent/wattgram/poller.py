@@ -63,6 +63,7 @@ class Poller:
         after: Poller | None = None,
     ) -> None:
         self.health = health
+        self.began = -math.inf  # the last turn that has ended, on the monotonic clock
         self._turn = turn
         self._clock = clock
         self._report = report
@@ -117,9 +118,9 @@ class Poller:
 
     def run(self) -> None:
         """Turn until stopped, on multiples of the interval since the start; ticks that were missed are skipped."""
-        start, tick, every = self._clock.now().mono, 0, 0.0
+        start, tick, every, woken = self._clock.now().mono, 0, 0.0, False
         while not self._stopping:
-            if every != self._every:
+            if woken or every != self._every:  # the schedule begins anew: a turn between two ticks is none of them
                 start, tick, every = self._clock.now().mono, 0, self._every
                 self.health = replace(self.health, every=every)
             self.turn()
@@ -132,7 +133,7 @@ class Poller:
                 wait = self._not_before - now
             elif self._wish is not None and self._wish < wait:
                 wait, tick = self._wish, tick - 1
-            self._sleep(wait)
+            woken = self._sleep(wait)
         if self._last_turn is not None:
             self._last_turn()
 
@@ -145,14 +146,15 @@ class Poller:
         self.health = replace(old, every=fresh.every, up=fresh.up, error="", remedy="", unanswered=())
         self._after = None
 
-    def _sleep(self, seconds: float) -> None:
-        """Wait, with a pulse now and then."""
+    def _sleep(self, seconds: float) -> bool:
+        """Wait, with a pulse now and then; return whether it was cut short."""
         left = max(0.0, seconds)
         while not self._bell.wait(min(left, self._pulse_seconds)):
             left -= self._pulse_seconds
             if left <= 0:
-                return
+                return False
             self._pulse()
+        return True
 
     def require(self, *, required: bool) -> None:
         """Have it known from now on whether the plug was asked for by name; its absence is shown, and ends nothing."""
@@ -174,6 +176,7 @@ class Poller:
             self._failed(failure)
         else:
             self._succeeded()
+        self.began = before.mono
         spent = self._clock.now().mono - before.mono
         health = replace(self.health, turns=self.health.turns + 1, seconds=self.health.seconds + spent)
         self.health = self._observe(health)
