@@ -123,7 +123,8 @@ def _refusal(done: subprocess.CompletedProcess[str]) -> str | None:
 class Prometheus:
     """A Prometheus that scrapes `targets` (host:port) as job `wattgram`, with its data below `directory`.
 
-    `rules` is the text of a rule file; `scrape` adds to the scrape configuration (scheme, basic_auth, …).
+    `rules` is the text of a rule file; `scrape` adds to the scrape configuration (scheme, basic_auth, …);
+    `alertmanagers` (host:port) are told of alerts.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Prometheus:
         rules: str | None = None,
         flags: Sequence[str] = (),
         scrape: Mapping[str, Any] | None = None,
+        alertmanagers: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.port = 0
@@ -143,6 +145,7 @@ class Prometheus:
         self._config = {
             "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
             "rule_files": ["rules.yml"] if rules else [],
+            "alerting": {"alertmanagers": [{"static_configs": [{"targets": list(alertmanagers)}]}]},
             "scrape_configs": [
                 {"job_name": "wattgram", "static_configs": [{"targets": list(targets)}], **(scrape or {})}
             ],
