@@ -761,3 +761,16 @@ def test_a_namer_that_was_asked_for_is_tried(host: Host) -> None:
 
     assert (found["group"], found["state"], found["required"]) == ("On whose behalf", "ok", True)
     assert "workloads synthetic" not in host.findings("")
+
+
+def test_whether_a_daemon_may_be_asked_what_a_command_used_is_told(host: Host) -> None:
+    """Absence is no trouble: measure meters itself."""
+    where = host.directory / "api.sock"
+    config = f'[local]\nsocket = "{where}"\n'
+    found = host.findings(config)["local API"]
+    assert (found["state"], "meters itself" in found["remedy"]) == ("missing", True)
+
+    folder = host.directory / "daemon"
+    folder.mkdir()
+    with Daemon(folder, config):
+        assert host.findings(config)["local API"]["state"] == "ok"

@@ -58,7 +58,7 @@ def examine(config: Config, clock: Clock, environ: Mapping[str, str], *, as_json
         (CARBON, trial.carbon()),
         (RIGHTS, surroundings.rights(config, environ)),
         (FILES, surroundings.files(config, environ)),
-        (PORT, surroundings.port(config, environ)),
+        (PORT, (*surroundings.port(config, environ), *surroundings.local_api(config))),
         (HOST, surroundings.host(environ)),
     )
     scribe = _Scribe(environ)

@@ -21,6 +21,7 @@ from wattgram import __version__, registry
 from wattgram.config import DEFAULT_FILE, Config
 from wattgram.crew import cache_file
 from wattgram.diagnosis import ABSENT, BROKEN, FILES, FINE, HOST, PORT, RIGHTS, Finding
+from wattgram.measuring import find_daemon
 from wattgram.plan import enabled_sources
 from wattgram.ports import ConfigError, ReadFailed, Secret
 from wattgram.rundir import RunDirectory
@@ -273,6 +274,19 @@ def _is_there(path: Path) -> bool:
 
 
 # --- port -------------------------------------------------------------------------------------------
+
+
+def local_api(config: Config) -> Iterator[Finding]:
+    """Look whether this user may ask a daemon what a command used."""
+    if not config.local.enabled:
+        return
+    daemon, refusals = find_daemon(config.local.socket)
+    if daemon is not None:
+        yield Finding(PORT, "local API", FINE, "a daemon answers: wattgram measure asks it")
+        return
+    why = "; ".join(refusals) or "no daemon has opened one"
+    remedy = "needed only for wattgram measure, which meters itself else; docs/local-api.md says who may connect"
+    yield Finding(PORT, "local API", ABSENT, why, remedy)
 
 
 def port(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
