@@ -174,6 +174,8 @@ def test_documents_name_commands_that_exist(path: Path) -> None:
         "resume",
         "version",
         "measure",
+        "top",
+        "healthcheck",
         "--version",
     }
     named = set(re.findall(r"`(?:\$ )?wattgram ([a-z][\w-]*|--version)", path.read_text()))

@@ -84,6 +84,7 @@ ADAPTERS = {
     "requests": "wattgram.tools.fetch",
     "urllib3": "wattgram.tools.fetch",
     "prometheus_client": "wattgram_exporters",
+    "rich": "wattgram.top",
 }
 
 REGISTRY = "wattgram.registry"
@@ -280,6 +281,7 @@ OFFENDERS: tuple[tuple[Rule, str, str], ...] = (
     (leaves_libraries_to_their_adapter, "wattgram.providers.entsoe", "import requests"),
     (leaves_libraries_to_their_adapter, "wattgram.tools.factors", "from urllib3.util import Timeout"),
     (leaves_libraries_to_their_adapter, "wattgram.ledger", "from prometheus_client import Counter"),
+    (leaves_libraries_to_their_adapter, "wattgram.doctor", "from rich.console import Console"),
     (imports_by_name, "wattgram.meter", "from wattgram.model import *"),
     (begins_with_why_it_exists, "wattgram.meter", "import math"),
     (leaves_the_import_path_alone, "wattgram.cli", "import sys\nsys.path.insert(0, '.')"),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wattgram import __version__, config, doctor, errand, logs, registry
+from wattgram import __version__, config, errand, healthcheck, logs, registry
 from wattgram.app import BAD_CONFIG, GOOD, MISSING, PAUSE, RESUME, App, hold_signals
 from wattgram.clock import SystemClock
 from wattgram.measuring import METERS, Measure
@@ -112,11 +112,15 @@ def intensity(arguments: argparse.Namespace) -> int:
     logs.set_up("warning", settings.log.format)
     if not settings.carbon.zone:
         raise ConfigError("carbon.zone is not set; give one with --zone, such as --zone FR")
+    from wattgram import doctor  # noqa: PLC0415 - 13 MiB, its HTTP client's, that no daemon should carry
+
     return doctor.show_intensity(settings, SystemClock(), ahead=arguments.forecast)
 
 
 def examine(arguments: argparse.Namespace) -> int:
     """Try everything on this host, and say what is missing and how to mend it."""
+    from wattgram import doctor  # noqa: PLC0415 - as above
+
     settings = _load(arguments)
     logs.set_up("error", settings.log.format)
     if arguments.record:
@@ -140,6 +144,37 @@ def check_config(arguments: argparse.Namespace) -> int:
     App(settings, SystemClock(), os.environ).exporter()
     print(f"{settings.file or 'the defaults'}: good")
     return GOOD
+
+
+def check_health(arguments: argparse.Namespace) -> int:
+    """Say whether the daemon of this machine answers: 0 or 1, as container engines understand it."""
+    try:
+        trouble = healthcheck.trouble(_load(arguments).web.listen)
+    except ConfigError as error:
+        trouble = str(error)
+    print(f"wattgram: {trouble}" if trouble else "wattgram answers", file=sys.stderr if trouble else sys.stdout)
+    return 1 if trouble else GOOD
+
+
+def top(arguments: argparse.Namespace) -> int:
+    """Show a daemon, near or far, live in this terminal."""
+    try:
+        from wattgram.top import asking, command  # noqa: PLC0415 - its libraries are an extra's, and nobody else's
+    except ImportError as error:
+        raise ConfigError(f'{error.name} is not installed, which draws: pip install "wattgram[top]"') from error
+    try:
+        every = config.parse_duration(arguments.interval)
+    except ValueError as error:
+        raise ConfigError(f"--interval {arguments.interval}: {error}") from error
+    place = arguments.url or asking.near(_load(arguments).web.listen)
+    return command.run(
+        asking.address(place, tls=bool(arguments.ca_file)),
+        asking.credentials(arguments.user, arguments.password_file),
+        ca_file=arguments.ca_file,
+        every=every,
+        sort=arguments.sort,
+        is_once=arguments.once,
+    )
 
 
 def pause(arguments: argparse.Namespace) -> int:
@@ -278,7 +313,21 @@ def _parser() -> argparse.ArgumentParser:
     add("intensity", intensity, zone).add_argument("--forecast", action="store_true", help="and the hours ahead")
     add("config", show_config, zone, listen)
     add("check-config", check_config).add_argument("file", nargs="?", metavar="FILE")
+    _add_top(add("top", top))
+    add("healthcheck", check_health, listen)
     add("pause", pause, listen).add_argument("--for", dest="span", metavar="DURATION", help="such as 10m")
     add("resume", resume, listen)
     add("version", version)
     return parser
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", nargs="?", metavar="URL", help="such as gpu-01 or https://gpu-01:14044; default: here")
+    parser.add_argument("--interval", metavar="DURATION", default="2s", help="between two looks (default: 2s)")
+    parser.add_argument("--once", action="store_true", help="print it once, after one interval")
+    parser.add_argument(
+        "--sort", choices=("watts", "energy", "grams", "name"), default="watts", help="workloads by this"
+    )
+    parser.add_argument("--user", metavar="NAME", default="", help="for a daemon with passwords; asks for it")
+    parser.add_argument("--password-file", metavar="FILE", default="", help="its first line is the password")
+    parser.add_argument("--ca-file", metavar="FILE", default="", help="who signs for the server's certificate")
