@@ -95,3 +95,12 @@ def test_a_floor_follows_what_is_seen_later() -> None:
     learnt(floors, 80.0, quiet())
 
     assert learnt(floors, 50.0, quiet()) == 50.0
+
+
+def test_a_reading_that_was_hurried_says_nothing_of_idle_power() -> None:
+    """Counters move in steps: over a fifth of a second they may show nothing."""
+    floors = Floors()
+    for _ in range(60):
+        floors.learn(delta(10.0), quiet(), least=2.5)
+
+    assert floors.of(GPU) is None

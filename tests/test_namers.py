@@ -293,7 +293,7 @@ def test_a_rootless_container_is_its_users_whatever_uid_it_runs_as() -> None:
 
     assert named
     assert named.workload
-    assert ("container", A, "alice") == (named.workload.kind, named.workload.id, named.workload.owner)
+    assert ("container", f"1000/{A}", "alice") == (named.workload.kind, named.workload.id, named.workload.owner)
 
 
 @pytest.mark.parametrize(
@@ -403,3 +403,18 @@ def test_garbage_gets_a_bounded_name_or_none(paths: list[str], uid: int | None) 
     for text in (named.workload.id, named.workload.owner, named.name, named.account):
         assert text.isprintable()
         assert len(text) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/system.slice/my.service/slurmstepd.scope/job_77/step_0",
+        "/lxc.payload.c1/system.slice/slurmstepd.scope/job_77",
+        "/system.slice/my.service/slurm/uid_0/job_77",
+    ],
+)
+def test_a_job_is_not_believed_below_a_group_of_somebody_elses(path: str) -> None:
+    """Who was given a group may call those in it as he likes."""
+    found = meant(path)
+
+    assert found is None or found.workload is None or found.workload.kind != "slurm"

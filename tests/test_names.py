@@ -14,7 +14,7 @@ from wattgram.names import Names
 from wattgram.tools.procfs import identity, start_of
 
 JOB = Workload("slurm", "7", "ada")
-UNIT = Workload("unit", "slurmd.service", "")
+UNIT = Workload("unit", "slurmd.service", "root")
 CGROUP = "9:memory:/slurm/uid_1000/job_7\n0::/system.slice/slurmd.service\n"
 
 
@@ -151,7 +151,7 @@ def test_what_nobody_asks_for_is_forgotten(tmp_path: Path, now: Now) -> None:
     whose(Actor(path="/x"))
     now.mono += 601
     whose(Actor(path="/y"))
-    whose.adopt({})
+    whose.adopt({}, tmp_path)
 
     assert whose(Actor(path="/x")) is None
 
@@ -167,7 +167,7 @@ def test_others_are_asked_after_a_reload(tmp_path: Path, now: Now) -> None:
     before = Namer(always(UNIT))
     whose = names(tmp_path, now, before)
     whose(Actor(path="/x"))
-    whose.adopt({"new": Namer(always(JOB))})
+    whose.adopt({"new": Namer(always(JOB))}, tmp_path)
 
     assert whose(Actor(path="/x")) == JOB
     assert before.closed
@@ -181,3 +181,31 @@ def test_our_own_process_by_the_kernels_files() -> None:
     assert found.started == start_of(proc, os.getpid()) > 0
     assert found.uid == os.getuid()
     assert found.paths
+
+
+def test_an_owner_is_waited_for_a_while(tmp_path: Path, now: Now) -> None:
+    """The first process of a job is root's helper; the labels of the job stay as they begin."""
+    nobodys = Workload("slurm", "7", "")
+    owners = iter([nobodys, nobodys, JOB, JOB])
+    whose = names(tmp_path, now, Namer(lambda subject: Named(next(owners))))
+    seen = []
+    for _ in range(3):
+        seen.append(whose(Actor(path="/job")))
+        now.mono += 1
+    assert seen == [None, None, JOB]
+
+    whose = names(tmp_path, now, Namer(always(nobodys)))
+    seen = []
+    for _ in range(4):
+        seen.append(whose(Actor(path="/job")))
+        now.mono += 2
+    assert seen == [None, None, None, nobodys]
+
+
+@pytest.mark.parametrize("end", ["\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_a_groups_name_cannot_end_the_line_it_stands_in(tmp_path: Path, end: str) -> None:
+    """The kernel keeps only the line feed out of names: with another a user could forge somebody else's group."""
+    path = f"/user.slice/user-1000.slice/user@1000.service/a{end}0::/system.slice/slurmstepd.scope/job_77"
+    put(tmp_path, 40, 77, f"0::{path}\n")
+
+    assert identity(tmp_path, 40).paths == (path,)

@@ -104,3 +104,22 @@ def test_only_the_newest_that_ended_are_remembered() -> None:
 
     assert len(roster.ended) == MOST_ENDED
     assert roster.ended[0].workload == job(10)
+
+
+def test_one_that_was_named_goes_on_under_its_name_when_all_places_are_taken() -> None:
+    """Its last joules may come after its end."""
+    roster = Roster(Bounds(named=1, linger=60.0))
+    roster.account(job(1), gpu=False, now=at(0))
+    shown(roster, 100)
+    roster.account(job(2), gpu=False, now=at(100))
+
+    assert roster.account(job(1), gpu=False, now=at(101)).workload == job(1)
+
+
+def test_an_owner_without_a_place_is_counted() -> None:
+    roster = Roster(Bounds(owners=1))
+    accounts = [roster.account(job(number, owner), gpu=True, now=at(0)) for number, owner in ((1, "ada"), (2, "bob"))]
+    for account in (*accounts, *accounts):
+        roster.owner(account)
+
+    assert roster.overflows == 1

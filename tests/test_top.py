@@ -297,6 +297,15 @@ def test_what_is_stale_shows_no_power_and_says_so() -> None:
     assert ["-", "-"] == [line.split()[2] for line in lines if line.startswith(("GPU 0", "slurm pretrain"))]
 
 
+def test_a_workload_that_was_not_seen_for_a_while_has_ended() -> None:
+    data = status()
+    data["workloads"][-1]["seen"] = data["at"] - 60
+
+    row = next(line for line in shown(data, powers={("slurm", "4711", "ada"): 0.0}) if line.startswith("slurm"))
+
+    assert ["slurm", "pretrain", "ended"] == row.split()[:3]
+
+
 def test_what_ended_before_is_not_passed_over() -> None:
     """Shares that do not add up to all say where the rest is."""
     data = status()
@@ -438,8 +447,8 @@ class Agent(Server):
     def _answer(self, handler: Handler, request: Request) -> None:
         if self.moves:
             self.data["at"] = time.time()
-            for row in self.data["health"]:
-                row["last_success"] = self.data["at"]
+            for row in (*self.data["health"], *self.data["workloads"]):
+                row["last_success"] = row["seen"] = self.data["at"]
         handler.reply(self.code, json.dumps(self.data).encode() if self.body is None else self.body)
 
 
@@ -564,6 +573,17 @@ def test_a_signal_gives_the_terminal_back(agent: Agent, number: int) -> None:
 
     assert GOOD == code
     assert screen.written.rstrip().endswith("\x1b[?1049l")
+
+
+def test_a_terminal_that_is_gone_ends_it(agent: Agent) -> None:
+    """A window was closed: nobody is left to look, and nobody to tell."""
+    with terminal(agent.url) as screen:
+        screen.wait_for("GPU 0")
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, screen.master)  # which closes the terminal's other end
+        os.close(nothing)
+
+        assert GOOD == screen.process.wait(10)
 
 
 def test_a_server_that_goes_is_said_to_be_gone_and_comes_back(agent: Agent) -> None:

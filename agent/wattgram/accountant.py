@@ -14,6 +14,9 @@ from wattgram.meter import Meter, plausible
 from wattgram.model import Activity, Actor, Advance, EnergyDelta, Gap, Instant, Sample, Share, Workload
 from wattgram.tariff import Price, Tariff, unpriced
 
+# A reading that was hurried says little of power: counters move in steps.
+WHOLE = 0.75
+
 
 class Whose(Protocol):
     """Who says on whose behalf an actor works, and who holds a GPU; `Names` does."""
@@ -121,7 +124,7 @@ class Accountant:
         holders = self._desk.whose.holders(device.id, device.index) if device.component == "gpu" else ()
         if self._desk.witness is not None:
             self._desk.witness.book(delta, activity, floor, self._price)
-        self._floors.learn(delta, activity)
+        self._floors.learn(delta, activity, WHOLE * self.every)
         return split(delta, activity, self._desk.whose, floor, holders)
 
     def _tell(self, advance: Advance) -> None:

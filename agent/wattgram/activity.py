@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from wattgram.model import Activity, Actor, EnergyDelta, Part, Process
 
-# An activity older than so many of its intervals says nothing of now; nor does one that covers less than this part of
-# a delta that is itself so long.
-STALE_INTERVALS, LEAST_COVERAGE = 3.0, 0.5
+# An activity older than so many of its intervals says nothing of now; and of a delta no longer part may be unseen.
+STALE_INTERVALS = 3.0
 # Activities and readings are taken a moment apart: an overlap of less than this part of both is none.
 LEAST_OVERLAP = 0.1
 # A meter that is read more seldom than its users are looked at is split by several activities.
@@ -45,7 +44,7 @@ class Board:
             return None
         parts = [(activity, seconds) for activity in kept if (seconds := _overlap(activity, delta)) > 0]
         covered = sum(seconds for _, seconds in parts)
-        if delta.seconds > lately and covered < LEAST_COVERAGE * delta.seconds:
+        if delta.seconds - covered > lately:
             return None
         return _merged(parts) if parts else newest
 

@@ -19,7 +19,7 @@ from wattgram.ledger import Ledger
 from wattgram.meter import Meter
 from wattgram.model import Health, Instant, Intensity
 from wattgram.names import Names
-from wattgram.plan import Link, chain, enabled_sources, interval, open_namers, source_opener
+from wattgram.plan import Link, chain, enabled_sources, interval, open_namers, source_opener, wanted_namers
 from wattgram.poller import Patience, Poller
 from wattgram.ports import Clock, Place, Unavailable
 from wattgram.roster import Bounds
@@ -80,6 +80,7 @@ class Crew:
         links, remarks = chain(config)
         namers, unnamed = open_namers(config, clock)
         self._unnamed = unnamed
+        self._is_one_wanting = len(namers) < wanted_namers(config)
         self.remarks = (*remarks, *unnamed)
         self._names = Names(namers, clock, Path(config.attribution.proc))
         self._board = Board()
@@ -176,9 +177,11 @@ class Crew:
 
     def _adopt_names(self, config: Config) -> Iterator[str]:
         """Name by another configuration; yield in words what is configured otherwise now."""
-        if config.namers != self._config.namers:
+        proc = config.attribution.proc
+        if config.namers != self._config.namers or proc != self._config.attribution.proc or self._is_one_wanting:
             namers, self._unnamed = open_namers(config, self._clock)
-            self._names.adopt(namers)
+            self._is_one_wanting = len(namers) < wanted_namers(config)
+            self._names.adopt(namers, Path(proc))
             yield "workloads"
         if config.attribution != self._config.attribution:
             self._ledger.bound(bounds(config), self._names.describe)

@@ -32,10 +32,12 @@ class Floors:
         given = self.given.get(device.id)
         return self._known.get(device) if given is None else given
 
-    def learn(self, delta: EnergyDelta, activity: Activity | None) -> None:
-        """Look whether nobody used the device, and if so what it drew."""
+    def learn(self, delta: EnergyDelta, activity: Activity | None, least: float = 0.0) -> None:
+        """Look whether nobody used the device, and if so what it drew; less than `least` seconds do not tell."""
         device = delta.device
-        if activity is None or device.component not in LEARNT_OF or not _is_quiet(activity) or not delta.seconds > 0:
+        if activity is None or device.component not in LEARNT_OF or not delta.seconds > least:
+            return
+        if not _is_quiet(activity):
             return
         watts = delta.microjoules / MICROJOULES_PER_JOULE / delta.seconds
         if device.max_watts is not None and watts > HIGHEST * device.max_watts:

@@ -231,7 +231,7 @@ class Ledger:
             devices=tuple(account.totals() for account in self._devices.values()),
             owners=tuple((key, Totals(a.microjoules, a.carbon)) for key, a in self._owners.items()),
             workloads=tuple(self._workload(account) for account in self._roster.shown(now)),
-            ended=tuple(self._workload(account) for account in self._roster.ended),
+            ended=tuple(self._closed(account) for account in self._roster.ended),
             overflows=self._roster.overflows,
             pricing=tuple((key, Totals(a.microjoules, a.carbon)) for key, a in self._prices.items()),
             grid=grid,
@@ -295,8 +295,15 @@ class Ledger:
             row[0] += charge.microjoules
             row[1] += carbon
 
+    def _closed(self, account: Account) -> WorkloadTotals:
+        account.closed = account.closed or self._workload(account)
+        return account.closed
+
     def _workload(self, account: Account) -> WorkloadTotals:
-        name, billed = self._describe(account.workload)
+        told = self._describe(account.workload)
+        if any(told):
+            account.told = told  # who ended is forgotten elsewhere sooner
+        name, billed = account.told
         return WorkloadTotals(
             account.workload,
             name,

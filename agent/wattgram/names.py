@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -16,6 +16,8 @@ from wattgram.tools.procfs import identity
 REFRESH_SECONDS, FIRST_REFRESH_SECONDS = 30.0, 2.0
 # A name that nobody asked for in so long is forgotten; never more than so many are kept.
 FORGET_SECONDS, MOST_KEPT = 600.0, 20_000
+# An owner that is not known with a workload's first process may be with its next: its labels stay as they begin.
+PATIENCE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -35,6 +37,7 @@ class Names:
         self._lock = Lock()
         self._kept: dict[Process | str, _Answer] = {}
         self._told: dict[tuple[str, str], tuple[str, str]] = {}
+        self._ownerless: dict[tuple[str, str], float] = {}
         self._swept = clock.now().mono
 
     def __call__(self, actor: Actor) -> Workload | None:
@@ -48,10 +51,13 @@ class Names:
                 is_settled = answer.named is None or answer.named.workload is not None
                 if is_settled and now < answer.until:
                     return answer.named.workload if answer.named else None
-        named = self._ask(actor)
+        namers, subject = self._namers, self._subject(actor)
+        was = answer.named if answer else None
+        named = _asked(namers, subject) if subject is not None else was  # it ended meanwhile: it is whose it was
         with self._lock:
-            if named is None and answer is not None:
-                named = answer.named  # it ended meanwhile: it is whose it was
+            if namers is not self._namers:  # those who answered are asked no more
+                return None
+            named = self._awaiting_owner(named, now)
             self._kept[key] = _Answer(named, now + (REFRESH_SECONDS if answer else FIRST_REFRESH_SECONDS), now)
             if named is not None and named.workload is not None and (named.name or named.account):
                 self._told[named.workload.kind, named.workload.id] = (named.name, named.account)
@@ -68,10 +74,10 @@ class Names:
         found = (namer.holders() for namer in self._namers if isinstance(namer, Allotting))
         return tuple(dict.fromkeys(w for held in found for gpu in gpus if gpu for w in held.get(gpu, ())))
 
-    def adopt(self, namers: Mapping[str, Namer]) -> None:
-        """Ask others from now on, and let go of those before."""
-        before, self._namers = self._namers, tuple(namers.values())
+    def adopt(self, namers: Mapping[str, Namer], proc: Path) -> None:
+        """Ask others from now on, about processes in another tree, and let go of those before."""
         with self._lock:
+            before, self._namers, self._proc = self._namers, tuple(namers.values()), proc
             self._kept.clear()
         for namer in before:
             namer.close()
@@ -81,12 +87,13 @@ class Names:
         for namer in self._namers:
             namer.close()
 
-    def _ask(self, actor: Actor) -> Named | None:
-        subject = self._subject(actor)
-        if subject is None:
-            return None
-        answers = (namer.name_of(subject) for namer in self._namers)
-        return max((a for a in answers if a is not None), key=lambda named: named.depth, default=None)
+    def _awaiting_owner(self, named: Named | None, now: float) -> Named | None:
+        """The answer, without its workload while nobody knows the owner and he may still be learnt."""
+        workload = named.workload if named else None
+        if named is None or workload is None or workload.owner:
+            return named
+        since = self._ownerless.setdefault((workload.kind, workload.id), now)
+        return replace(named, workload=None) if now - since < PATIENCE_SECONDS else named
 
     def _subject(self, actor: Actor) -> Subject | None:
         """What namers are asked about; None: a process that ended, or that may be another by now."""
@@ -115,8 +122,11 @@ class Names:
         self._kept = kept
         named = {(a.named.workload.kind, a.named.workload.id) for a in kept.values() if a.named and a.named.workload}
         self._told = {key: told for key, told in self._told.items() if key in named}
+        waited = self._ownerless.items()
+        self._ownerless = {key: at for key, at in waited if key in named or now - at < FORGET_SECONDS}
 
 
-def present(names: Names, actors: Iterable[Actor]) -> frozenset[Workload]:
-    """Return the workloads of some actors."""
-    return frozenset(workload for actor in actors if (workload := names(actor)) is not None)
+def _asked(namers: Iterable[Namer], subject: Subject) -> Named | None:
+    """The deepest answer."""
+    answers = (namer.name_of(subject) for namer in namers)
+    return max((a for a in answers if a is not None), key=lambda named: named.depth, default=None)

@@ -131,6 +131,11 @@ def open_namers(config: Config, clock: Clock) -> tuple[dict[str, Namer], tuple[s
     return found, tuple(remarks)
 
 
+def wanted_namers(config: Config) -> int:
+    """Return how many namers are not switched off."""
+    return sum(1 for name in registry.WORKLOADS if config.namers[name].enabled is not False)
+
+
 def recorded(name: str, config: Config, environ: Mapping[str, str]) -> dict[str, Any] | None:
     """Return what a source's hardware answers, for a fixture; None: there is nothing to record of it."""
     entry, options = registry.SOURCES[name], config.sources[name]

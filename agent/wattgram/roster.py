@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from wattgram.model import OTHER, Instant, Workload
+from wattgram.snapshot import WorkloadTotals
 
 # What ended is remembered, the newest so many.
 MOST_ENDED = 1000
@@ -24,6 +25,9 @@ class Account:
     born: Instant
     seen: Instant
     uses_gpu: bool = False
+    is_nameless: bool = False
+    told: tuple[str, str] = ("", "")
+    closed: WorkloadTotals | None = None  # as it is shown after its end, built once
     cells: dict[Cell, list[int]] = field(default_factory=dict)
     prices: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
@@ -67,6 +71,8 @@ class Roster:
         if workload.kind == "pool" or key in self._owners:
             return workload
         if len(self._owners) >= self.bounds.owners:
+            self.overflows += not account.is_nameless
+            account.is_nameless = True
             return OTHER
         self._owners.add(key)
         return workload
@@ -96,13 +102,15 @@ class Roster:
         return tuple(self._ended.values())
 
     def _open(self, key: tuple[str, str], workload: Workload, *, gpu: bool, now: Instant) -> Account:
-        if workload.kind != "pool" and not gpu and not self._has_place(key, workload):
+        is_free = gpu or workload.kind == "pool" or key in self._ended  # what was named once goes on under its name
+        if not is_free and not self._has_place(key, workload):
             if key not in self._turned_away:
                 self.overflows += 1
             self._turned_away[key] = now
             return self.account(OTHER, gpu=False, now=now)
         self._turned_away.pop(key, None)
         account = self._ended.pop(key, None) or Account(workload, born=now, seen=now)
+        account.closed = None
         self._shown[key] = account
         return account
 

@@ -15,6 +15,7 @@ from wattgram.model import Cost
 from wattgram.ports import ReadFailed
 
 STAT_BYTES = 4096
+MOST_GROUPS_BYTES = 1 << 18
 # A process's flag that says that it is a thread of the kernel's own (include/linux/sched.h), and their parent.
 PF_KTHREAD, KTHREADD = 0x0020_0000, 2
 
@@ -156,7 +157,12 @@ def identity(proc: Path, pid: int) -> Identity:
     The groups are read between two looks at the start, so that they are this process's and no successor's.
     """
     started = start_of(proc, pid)
-    lines = _read(proc / str(pid) / "cgroup").splitlines()
+    try:
+        content = raw_whole(f"{proc}/{pid}/cgroup", MOST_GROUPS_BYTES)
+    except OSError as error:
+        raise ReadFailed(f"{proc}/{pid}/cgroup: {error.strerror}", "server") from error
+    # The kernel keeps "\n" out of groups' names and nothing else: a line must end at no other character.
+    lines = content.decode("utf-8", "replace").split("\n")
     uid = process_user(str(proc), pid)
     if start_of(proc, pid) != started:
         raise ReadFailed(f"{proc}/{pid}: another process by now", "empty")

@@ -106,7 +106,10 @@ def _turn_until_told(terminal: Terminal, watched: Watch, asker: Asker, signs: Si
             asker.ask()
             watched.asked(now)
         width, height = terminal.size()
-        terminal.show(draw(watched.frame(now), width, height, signs))
+        try:
+            terminal.show(draw(watched.frame(now), width, height, signs))
+        except OSError:  # the terminal is gone, and with it whoever looked
+            return
         happened = terminal.wait(watched.until(now))
         while (answer := asker.taken()) is not None:
             watched.hear(answer, time.monotonic())

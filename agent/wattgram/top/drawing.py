@@ -18,6 +18,8 @@ SORTS = ("watts", "energy", "grams", "name")
 WARN, BAD, SOFT, GOOD = "yellow", "bold red", "dim", "green"
 BAR_PLACES = 10
 MOST_TROUBLES = 3
+# A source may be that slow.
+GONE_SECONDS = 10.0
 # A list that nobody cuts is read from a file, not from a screen.
 MOST_ROWS = 200
 POOLS = {
@@ -196,7 +198,7 @@ class _Drawer:
         yield from self._block(self._devices(status.devices[:shown], *units), len(status.devices) - shown, first)
         if workloads:
             shown = _rows(len(workloads), second)
-            columns = self._workloads(workloads[:shown], status.joules, *units)
+            columns = self._workloads(workloads[:shown], status, *units)
             yield from self._block(columns, len(workloads) - shown, second)
 
     def _block(self, columns: Sequence[Column], left_out: int, most: int) -> Iterator[RenderableType]:
@@ -222,7 +224,7 @@ class _Drawer:
         ]
 
     def _workloads(
-        self, workloads: Sequence[Workload], whole: float, energy: figures.Unit, mass: figures.Unit
+        self, workloads: Sequence[Workload], status: Status, energy: figures.Unit, mass: figures.Unit
     ) -> list[Column]:
         powers = {} if self._frame.is_stale else self._frame.powers
         signs = self._signs
@@ -232,8 +234,8 @@ class _Drawer:
         ]
         return [
             Column("on whose behalf", [_who(w) for w in workloads], 0, is_number=False, most=max(16, self._width // 3)),
-            Column("W now", [self._watts(powers.get(w.key)) for w in workloads], 1),
-            Column("share", [Text(figures.percent(w.joules, whole)) for w in workloads], 4),
+            Column("W now", [self._drawn(w, powers, status.at) for w in workloads], 1),
+            Column("share", [Text(figures.percent(w.joules, status.joules)) for w in workloads], 4),
             Column(energy.name, [Text(energy.figure(w.joules)) for w in workloads], 2),
             Column(f"{mass.name} {signs.carbon}", [self._optional(w.grams, mass) for w in workloads], 3),
             Column("idle", idle, 5),
@@ -257,6 +259,12 @@ class _Drawer:
             )
 
         return sorted((w for w in workloads if w.joules), key=place)
+
+    def _drawn(self, w: Workload, powers: Mapping[tuple[str, str, str], float], at: float) -> Text:
+        """What a workload draws now; one that was not there for a while draws nothing any more."""
+        if w.kind != POOL and at - w.seen > GONE_SECONDS:
+            return Text("ended", style=SOFT)
+        return self._watts(powers.get(w.key))
 
     def _watts(self, watts: float | None) -> Text:
         return Text(self._signs.dash, style=SOFT) if watts is None else Text(figures.watts(watts), style="bold")

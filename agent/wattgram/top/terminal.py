@@ -55,11 +55,6 @@ class Terminal:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
-    def close(self) -> None:
-        """Wake nobody any more."""
-        os.close(self._read)
-        os.close(self._write)
-
     def tell(self, word: str = NEWS) -> None:
         """Wake who waits; from any thread, or a signal."""
         with contextlib.suppress(BlockingIOError):
@@ -117,9 +112,12 @@ class Terminal:
         self.console.show_cursor(show=False)
 
     def _leave(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             self.console.show_cursor(show=True)
             self.console.set_alt_screen(enable=False)
+            self.console.file.flush()
+        except OSError:  # the terminal is gone: what is still to be written has no reader, and is no failure at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if self._keys is not None and self._found is not None:
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(self._keys, termios.TCSADRAIN, self._found)  # type: ignore[arg-type]

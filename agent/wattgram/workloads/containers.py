@@ -92,7 +92,9 @@ class ContainerNamer:
             return None
         found, path = max(candidates, key=lambda candidate: candidate[0].end)
         user = user_of(path)
-        owner = self._owners.of(f"{found.kind}/{found.id}", subject.uid) if user is None else self._users.name(user)
+        if user is not None:  # below his own slice a user calls groups as he likes: the name is his, and says so
+            return Named(Workload(found.kind, f"{user}/{found.id}", self._users.name(user)), found.depth, found.name)
+        owner = self._owners.of(f"{found.kind}/{found.id}", subject.uid)
         return Named(Workload(found.kind, found.id, owner), found.depth, found.name)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from wattgram.model import Named, Subject, Workload
 from wattgram.ports import Clock, NamerOptions
@@ -23,6 +24,10 @@ from wattgram.workloads._paths import living, uid, user_of
 _V1 = r"/slurm(?:_[^/]+)?/uid_(?P<uid>[0-9]{1,10})/job_(?P<v1>[1-9][0-9]{0,9})"
 _V2 = r"/(?:[^/]+_)?slurmstepd\.scope/job_(?P<v2>[1-9][0-9]{0,9})"
 _JOB = re.compile(rf"(?:{_V1}|{_V2})(?=/|\Z)")
+# Whoever is given a group of his own may call those in it as he likes: a job is believed at a hierarchy's root, below
+# slices, and in a container, where a slurmd may run.
+_ROOT = re.compile(r"(?:/\.\.)*(?:/[^/]+\.slice)*\Z")
+_CONTAINER = re.compile(r"/(?:docker|kubepods|kubelet|[^/]*[0-9a-f]{64})")
 # The groups of running jobs below the mounted hierarchies; `*/` is a hierarchy of v1 or, on hybrid hosts, `unified`.
 _GROUPS = ("system.slice/*slurmstepd.scope/job_*", "*/system.slice/*slurmstepd.scope/job_*", "*/slurm*/uid_*/job_*")
 # slurmstepd, which is root's, works beside the tasks that it started.
@@ -63,8 +68,10 @@ def find(path: str) -> Found | None:
         return None
     found: Found | None = None
     for match in _JOB.finditer(path):
-        whose = uid(match["uid"]) if match["uid"] else None
-        found = Found(match["v1"] or match["v2"], match.end(), whose, bool(_STEPD.match(path, match.end())))
+        above = path[: match.start()]
+        if _ROOT.match(above) or _CONTAINER.search(above):
+            whose = uid(match["uid"]) if match["uid"] else None
+            found = Found(match["v1"] or match["v2"], match.end(), whose, bool(_STEPD.match(path, match.end())))
     return found
 
 
@@ -84,6 +91,7 @@ class SlurmNamer:
         self._folder = folder
         self._cgroup = cgroup
         self._clock = clock
+        self._lock = Lock()
         self._looked_at: float | None = None
         self._state: tuple[int, int] | None = None
         self._jobs: Mapping[str, Job] = {}
@@ -123,6 +131,10 @@ class SlurmNamer:
         return self._owners.of(name, job.uid if job and job.uid is not None else process_uid)
 
     def _known_jobs(self) -> Mapping[str, Job]:
+        with self._lock:  # who asks while the files are read waits for them: an owner is not learnt twice
+            return self._looked()
+
+    def _looked(self) -> Mapping[str, Job]:
         now = self._clock.now()
         state = self._folder.state()
         if self._looked_at is None or state != self._state or now.mono - self._looked_at >= SCAN_SECONDS:

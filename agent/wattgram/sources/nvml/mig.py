@@ -10,7 +10,7 @@ from wattgram.model import Part
 from wattgram.ports import ReadFailed
 from wattgram.sources.nvml.occupants import Slot
 
-LAYOUT_SECONDS = 30.0
+LAYOUT_SECONDS = 2.0
 # Two samples closer together than this tell nothing.
 LEAST_SECONDS = 0.1
 

@@ -57,11 +57,9 @@ class Population:
     def _uid(self, pid: int) -> int | None:
         """The real user: the files of a process that must not be dumped belong to root."""
         found = _read(f"{self._proc}/{pid}/status")
-        for line in found[0].splitlines() if found else ():
-            words = line.split()
-            if words[:1] == [b"Uid:"] and len(words) > 1 and words[1].isdigit():
-                return int(words[1])
-        return None
+        # The kernel escapes "\n" in names, and nothing else that a line could be taken to end at.
+        words = found[0].partition(b"\nUid:")[2].split(None, 1) if found else []
+        return int(words[0]) if words and words[0].isdigit() else None
 
 
 def printable(name: str) -> str:
