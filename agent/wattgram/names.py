@@ -17,7 +17,7 @@ REFRESH_SECONDS, FIRST_REFRESH_SECONDS = 30.0, 2.0
 # A name that nobody asked for in so long is forgotten; never more than so many are kept.
 FORGET_SECONDS, MOST_KEPT = 600.0, 20_000
 # An owner that is not known with a workload's first process may be with its next: its labels stay as they begin.
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 15.0
 
 
 @dataclass(slots=True)
