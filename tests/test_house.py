@@ -65,6 +65,7 @@ ROOMS = (
             "wattgram.tally",
             "wattgram.tariff",
             "wattgram.trust",
+            "wattgram.turns",
             "wattgram.window",
             "wattgram.windows",
         ),

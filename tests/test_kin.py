@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from standin.processes import Processes
-from wattgram.kin import Proc, Tree
+from wattgram.kin import MOST_REMEMBERED, Family, Proc, Stat, Tree
 from wattgram.model import Process
 
 ROOT = Process(100, 7)
@@ -115,6 +115,38 @@ def test_a_process_whose_start_is_not_known_must_live_now(processes: Processes) 
     used(tree, processes)
 
     assert not tree.holds(Process(102, 0))
+
+
+def test_of_the_many_that_came_and_went_the_latest_are_remembered(tmp_path: Path) -> None:
+    """A shell that forks without end must not fill our memory; and who lives is known as long as he does."""
+    tree = Tree(ROOT, stranger=0)
+    root = Stat(ROOT, 1, 0, 0, 0, alive=True)
+    old = Stat(Process(101, 7), 100, 0, 0, 0, alive=True)
+    for first in range(1000, 1000 + 4 * MOST_REMEMBERED, 1000):
+        passing = [Stat(Process(pid, 7), 100, 0, 0, 0, alive=True) for pid in range(first, first + 1000)]
+        tree.look(Family({stat.process.pid: stat for stat in (root, old, *passing)}))
+
+    assert tree.remembered <= MOST_REMEMBERED + 1002
+    assert all(tree.holds(stat.process) for stat in (root, old, *passing))
+    assert not tree.holds(Process(1000, 7))
+
+
+def test_a_process_may_have_more_children_than_fit_a_page(tmp_path: Path) -> None:
+    processes = Processes(tmp_path / "proc")
+    processes.put(100, 1)
+    children = " ".join(str(pid) for pid in range(1_000_000, 1_020_000))
+    (processes.root / "100" / "task" / "100" / "children").write_text(children)
+    processes.put(1_019_999, 1)
+
+    assert 1_019_999 in Proc(processes.root).family([100]).stats
+
+
+@pytest.mark.parametrize("character", "\v\f\r\x1c\x1d\x1e\x85\u2028\u2029")
+def test_a_process_cannot_give_itself_a_user_by_its_name(tmp_path: Path, character: str) -> None:
+    processes = Processes(tmp_path / "proc")
+    processes.put(100, 1, name=f"a{character}Uid:\t4242")
+
+    assert 1000 == Proc(processes.root).uid(100)
 
 
 @pytest.mark.parametrize("text", ["", "12", "12 (x", "12 (x) S a b", "12 (x) S " + "1 " * 5, "\0" * 90])

@@ -9,6 +9,8 @@ import os
 import random
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from standin.watching import wait
-from wattgram import local
+from wattgram import local, turns
 from wattgram.clock import SystemClock
 from wattgram.kin import Proc
 from wattgram.ledger import Ledger
@@ -110,6 +112,10 @@ def test_both_edges_are_read_at_once() -> None:
         (b"[]", "bad"),
         (b"null", "bad"),
         (b"\xff\xfe", "bad"),
+        (b'{"do":"hello\xff"}', "bad"),
+        (b'{"do":"begin","key":"01234567\xff"}', "bad"),
+        (b'{"do":"begin","key":"0123456789","name":"\xff"}', "bad"),
+        (b'{"do":"progress","key":"0123456789","units":1,"unit":"\xff"}', "bad"),
         (b"[" * 60_000, "bad"),
         (b'{"do":"hello","deep":' + b"[" * 60_000, "bad"),
         (b'{"do":"begin"}', "bad"),
@@ -140,6 +146,30 @@ def test_what_cannot_be_done_is_refused_in_a_word(server: LocalServer, request_:
     assert hello["ok"]
 
 
+def test_a_bug_that_a_peer_finds_costs_him_his_connection_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once, and the daemon lives on."""
+
+    def broken(_: float) -> None:
+        raise ZeroDivisionError
+
+    clock = SystemClock()
+    windows = Windows(clock, Proc(), 1, Receipts(clock, Ledger(clock).snapshot, "daemon"))
+    server = LocalServer(tmp_path / "api.sock", Office(windows, broken, lambda: None))
+    assert not server.start()
+    for _ in range(2):
+        with connect(server) as line:
+            line.sendall(b'{"do":"begin","key":"%s"}\n' % KEY.encode())
+            assert b"" == line.recv(1)
+    wait(lambda: server.peers == 0)
+    hello = say(server, {"do": "hello"})[0]
+    server.stop()
+
+    assert hello["ok"]
+    assert ["ZeroDivisionError"] == [r.exc_info[0].__name__ for r in caplog.records if r.exc_info and r.exc_info[0]]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=2000).filter(lambda raw: b"\n" not in raw))
 def test_any_line_has_an_answer(line: bytes) -> None:
@@ -147,6 +177,96 @@ def test_any_line_has_an_answer(line: bytes) -> None:
 
 
 OFFICE = office()
+
+
+def test_without_a_number_the_window_is_on_who_asks(server: LocalServer) -> None:
+    """As the kernel numbers him, wherever he lives."""
+    begun, read = say(server, {"do": "begin", "key": KEY}, {"do": "read", "key": KEY})
+
+    assert begun["ok"]
+    assert "open" == read["receipt"]["state"]
+
+
+def test_a_window_that_is_open_is_not_read_for_again() -> None:
+    """Else whoever says it again and again has the sources read as often as he likes."""
+    reads: list[float] = []
+    found = office(reads)
+    for _ in range(9):
+        assert found.answer(os.getuid(), os.getpid(), json.dumps({"do": "begin", "key": KEY}).encode())["ok"]
+
+    assert [local.READ_SECONDS] == reads
+
+
+def test_a_user_has_the_sources_read_five_times_a_second_in_the_long_run() -> None:
+    """What comes sooner waits, and only its own user does."""
+    reads: list[float] = []
+    now = 100.0
+
+    def nap(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    ration = turns.Ration(now=lambda: now, nap=nap)
+    for _ in range(turns.READS_AT_ONCE):
+        ration.read(1000, lambda: reads.append(now))
+    ration.read(1000, lambda: reads.append(now), waits=False)
+    assert [100.0] * turns.READS_AT_ONCE == reads
+    for _ in range(10):
+        ration.read(1000, lambda: reads.append(now))
+    assert pytest.approx(100.0 + 10 / turns.READS_A_SECOND) == reads[-1]
+
+    for uid in [1001] + [0] * 100:
+        ration.read(uid, lambda: reads.append(now), waits=uid == 0)
+    assert {reads[-1]} == set(reads[-101:])
+
+
+def test_one_reading_serves_all_of_a_user_who_wait_for_it() -> None:
+    """Sixty ranks of a job begin at once: none may wait so long that it gives up."""
+    begun, go = threading.Event(), threading.Event()
+    reads: list[int] = []
+    asked: list[int] = []
+
+    def read() -> None:
+        reads.append(1)
+        begun.set()
+        go.wait(20.0)
+
+    def now() -> float:
+        asked.append(1)
+        return time.monotonic()
+
+    ration = turns.Ration(now)
+    threads = [threading.Thread(target=ration.read, args=(1000, read)) for _ in range(9)]
+    threads[0].start()
+    assert begun.wait(20.0)
+    for thread in threads[1:]:
+        thread.start()
+    wait(lambda: len(asked) >= 3 + 8)
+    threads.append(threading.Thread(target=ration.read, args=(1000, read), kwargs={"waits": False}))
+    threads[-1].start()
+    threads[-1].join(20.0)
+    go.set()
+    for thread in threads:
+        thread.join(20.0)
+
+    assert 2 == len(reads)
+
+
+def test_a_user_who_asks_without_end_lets_others_come_between() -> None:
+    """He rests as long as his answers take, and others do not wait for that."""
+    now, naps = 100.0, []
+
+    def nap(seconds: float) -> None:
+        nonlocal now
+        naps.append(round(seconds, 6))
+        now += seconds
+
+    fair = turns.Turns(now=lambda: now, nap=nap)
+    for uid, took in ((1000, 0.3), (1000, 0.001), (1000, 7.0), (1000, 0.0), (1001, 0.1), (0, 5.0), (0, 5.0)):
+        with fair.of(uid):
+            now += took
+
+    assert [0.3, turns.LEAST_REST, turns.MOST_REST] == naps
 
 
 # --- who may, and how many --------------------------------------------------------------------------
@@ -164,6 +284,34 @@ def test_the_socket_is_for_its_owner_and_group_until_told_otherwise(tmp_path: Pa
         assert (stat.S_IFSOCK | mode, os.getgid()) == (found.st_mode, found.st_gid)
         assert not server.path.exists()
         assert [] == list(tmp_path.iterdir())
+
+
+ONLOOKER = """
+import os, socket, sys
+from pathlib import Path
+from wattgram.local import LocalServer
+open_to_others = []
+def watch(event, values):
+    if event in ("os.chmod", "socket.bind"):
+        path = os.fspath(values[0] if event == "os.chmod" else values[1])
+        if os.stat(os.path.dirname(path)).st_mode & 0o077:
+            open_to_others.append(path)
+sys.addaudithook(watch)
+server = LocalServer(Path(sys.argv[1]), None, 0o666)
+assert not server.start()
+server.stop()
+print(open_to_others)
+"""
+
+
+def test_nobody_can_put_a_link_in_the_sockets_place_before_it_has_its_permissions(tmp_path: Path) -> None:
+    """Where others may write to the folder: a change of mode would follow the link."""
+    words = [sys.executable, "-c", ONLOOKER, str(tmp_path / "api.sock")]
+    tmp_path.chmod(0o777)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ("", "[]\n") == (done.stderr, done.stdout)
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_a_socket_that_a_crash_left_is_replaced_and_a_living_one_is_not(server: LocalServer) -> None:
@@ -233,6 +381,25 @@ def test_a_user_other_than_root_has_a_quarter_of_the_places(server: LocalServer)
 
     assert [True] * local.MOST_OF_ONE_USER + [False] == admitted
     assert all(others)
+
+
+def test_some_places_are_roots(server: LocalServer) -> None:
+    admitted = [server.admit(1000 + number) for number in range(MOST_CONNECTIONS)]
+
+    assert MOST_CONNECTIONS - local.KEPT_FOR_ROOT == sum(admitted)
+    assert server.admit(0)
+
+
+def test_where_no_thread_is_left_the_peer_is_sent_away_and_its_place_is_free(server: LocalServer) -> None:
+    before = threading.stack_size(1 << 46)  # more than there is: no thread can start
+    try:
+        with connect(server) as line:
+            refused = line.recv(1)
+    finally:
+        threading.stack_size(before)
+
+    assert (b"", 0) == (refused, server.peers)
+    assert say(server, {"do": "hello"})[0]["ok"]
 
 
 def test_a_line_must_come_whole_in_time() -> None:

@@ -16,7 +16,7 @@ from wattgram.ledger import Ledger
 from wattgram.model import Activity, Actor, Charge, Device, EnergyDelta, Gap, Instant, Intensity, Process, Share
 from wattgram.receipts import NEVER, Receipts
 from wattgram.tariff import Price, Rung, Tariff, unpriced
-from wattgram.windows import MOST_OF_ONE_USER, Refused, Windows
+from wattgram.windows import MANY, MOST_OF_ONE_USER, MOST_QUEUED, MOST_RECEIPTS, Refused, Windows
 
 USER, KEY = 1000, "0123456789abcdef"
 CPU = Device("cpu", "package-0", max_watts=200.0)
@@ -320,6 +320,50 @@ def test_nobody_opens_a_window_on_another_users_process(world: World) -> None:
     with pytest.raises(Refused, match="no process 999"):
         world.windows.begin(USER, KEY, "job", 999)
     world.windows.begin(0, KEY, "job", 100)
+
+
+def test_a_number_is_believed_of_who_counts_processes_as_we_do(world: World) -> None:
+    """In a container 100 is somebody else; and who asks there is known by the kernel."""
+    world.processes.put(300, 1, inside="5")
+
+    with pytest.raises(Refused, match="numbers processes otherwise"):
+        world.windows.begin(0, KEY, "job", 100, named_by=300)
+    world.windows.begin(0, KEY, "job", 300)
+    world.windows.begin(0, "same here", "job", 100, named_by=200)
+
+
+def test_nothing_is_opened_where_the_kernel_counts_otherwise_than_proc(world: World) -> None:
+    """We live in a container and look at the host's /proc: what the kernel tells us is somebody else there."""
+    (world.processes.root / "self" / "status").write_text("Name:\tus\nNSpid:\t4711\t1\n")
+
+    with pytest.raises(Refused, match="numbers processes otherwise"):
+        world.windows.begin(0, KEY, "job", 100)
+
+
+def test_a_meter_that_cannot_keep_up_says_so(world: World) -> None:
+    world.windows.begin(USER, KEY, "job", 100)
+    for start in range(MOST_QUEUED + 10):
+        world.book(GPU, start / 1e4, (start + 1) / 1e4, 0.001, who=[Actor(MINE)])
+    world.move(3.0)
+
+    assert any("were dropped" in remark for remark in world.end()["remarks"])
+
+
+def test_one_users_windows_spoil_nobody_elses(world: World) -> None:
+    """He who has many is looked at less often; others are hurried all the same, and keep their receipts."""
+    for number in range(MANY + 1):
+        world.windows.begin(USER, f"window {number}", "", 100)
+    assert not world.windows.is_young()
+    world.windows.begin(0, KEY, "job", 100)
+    assert world.windows.is_young()
+    world.end(KEY, 0)
+    for number in range(MANY + 1):
+        world.end(f"window {number}")
+    for number in range(MOST_RECEIPTS):
+        world.windows.begin(USER, f"another {number}", "", 100)
+        world.end(f"another {number}")
+
+    assert "ended" == world.windows.read(0, KEY)["state"]
 
 
 def test_open_windows_have_a_bound(world: World) -> None:

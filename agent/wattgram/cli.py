@@ -100,9 +100,13 @@ def measure(arguments: argparse.Namespace) -> int:
         socket_path=arguments.socket or "",
         options={key: value for key, value in options.items() if value},
     )
+    try:
+        output = errand.Output(arguments.output) if arguments.output else None
+    except OSError as error:
+        raise ConfigError(f"--output {arguments.output}: {error.strerror}") from error
     outcome = errand.run(command, window)
     METERS.close()
-    errand.hand_over(window, command, outcome, arguments.output, as_json=arguments.json)
+    errand.hand_over(window, command, outcome, output, as_json=arguments.json)
     return outcome.leave()
 
 

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
+import stat
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TextIO
 
 from wattgram.measuring import Measure, Receipt
 
 NOT_FOUND, NOT_EXECUTABLE, BY_SIGNAL = 127, 126, 128
 PR_SET_CHILD_SUBREAPER = 36
 SI_KERNEL = 0x80
-# What somebody may send to us and means the command by. Those that stop and continue act on both, as on any group.
+# What somebody may send to us and means the command by. Those that stop and continue come from the terminal, to both.
 FORWARDED = frozenset(
     {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM}
 )
@@ -41,7 +43,7 @@ class Outcome:
     def leave(self) -> int:
         """End as the command did: return its exit code, or die of its signal."""
         if self.killed_by:
-            sys.stderr.flush()
+            _say("")
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it was the command that failed
             with suppress(OSError, ValueError):  # SIGKILL has no handler
                 signal.signal(self.killed_by, signal.SIG_DFL)
@@ -55,7 +57,8 @@ def run(command: Sequence[str], window: Measure) -> Outcome:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)
     window.begin()
-    if unwanted := ENDING & signal.sigpending():  # while the meter was being found: the command need not begin
+    waiting = ENDING & signal.sigpending()  # while the meter was being found: the command need not begin
+    if unwanted := {number for number in waiting if signal.getsignal(number) is not signal.SIG_IGN}:
         window.end()
         return Outcome(BY_SIGNAL + min(unwanted), min(unwanted))
     _adopt_orphans()
@@ -64,7 +67,7 @@ def run(command: Sequence[str], window: Measure) -> Outcome:
         child = _start(command, before)
     except OSError as error:
         window.end()
-        sys.stderr.write(f"wattgram: {command[0]}: {os.strerror(error.errno or 0)}\n")
+        _say(f"wattgram: {_plain(command[0])}: {os.strerror(error.errno or 0)}\n")
         return Outcome(NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE)
     status = _wait(child)
     window.end(cpu_seconds=_children_seconds() - used)
@@ -84,15 +87,18 @@ def _start(command: Sequence[str], mask: Iterable[int]) -> int:
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
-        return spawn(["/bin/sh", *command])
+        # By its path: of a bare name, sh looks for a script where we are.
+        return spawn(["/bin/sh", shutil.which(command[0]) or command[0], *command[1:]])
 
 
 def _wait(child: int) -> int:
     """Bury all who end, pass on what is sent to us, and return the command's status when it has ended."""
+    is_leader = os.getsid(0) == os.getpid()
     while True:
         heard = signal.sigwaitinfo(WAITED_FOR)
         if heard.si_signo != signal.SIGCHLD:
-            if heard.si_code != SI_KERNEL:  # the terminal has told the whole group
+            # What the terminal sends it sends to the whole group; but that it is gone, to its session's leader alone.
+            if heard.si_code != SI_KERNEL or (heard.si_signo == signal.SIGHUP and is_leader):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(child, heard.si_signo)
             continue
@@ -114,8 +120,59 @@ def _children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def hand_over(window: Measure, command: Sequence[str], outcome: Outcome, output: str | None, *, as_json: bool) -> None:
-    """Give the receipt to whoever waits for it: on standard error, or in a file. What cannot be written is lost."""
+class Output:
+    """A file for a receipt, open, and empty if it was there, before the command begins; raise OSError.
+
+    No other user's link is followed: it may lead anywhere.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+        try:
+            self._file = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            if error.errno != errno.ELOOP or os.lstat(path).st_uid not in (0, os.geteuid()):
+                raise
+            self._file = os.open(path, flags, 0o666)
+        found = os.fstat(self._file)
+        if any(_is_file(number, found) for number in (1, 2)):  # the command writes there too
+            fcntl.fcntl(self._file, fcntl.F_SETFL, os.O_APPEND)
+        elif stat.S_ISREG(found.st_mode):
+            os.ftruncate(self._file, 0)
+
+    def write(self, text: str) -> None:
+        """Write it, and close the file; raise OSError."""
+        with os.fdopen(self._file, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+
+
+def _is_file(number: int, found: os.stat_result) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(number), found)
+    return False
+
+
+def hand_over(
+    window: Measure, command: Sequence[str], outcome: Outcome, output: Output | None, *, as_json: bool
+) -> None:
+    """Give the receipt to whoever waits for it: in a file, or, also when that fails, on standard error."""
+    try:
+        text = _text(window, command, outcome, as_json=as_json)
+    except Exception as error:  # noqa: BLE001 - whatever a meter of another make answers, the command's exit code stays
+        head = f"wattgram: {_short(' '.join(command))}: {_ending(outcome)}"
+        text = f"\n{head}\n  the receipt cannot be shown: {_plain(repr(error))}\n"
+    if output is not None:
+        try:
+            output.write(text)
+        except OSError as error:
+            _say(f"wattgram: {_plain(output.path)}: {error.strerror}\n")
+        else:
+            return
+    _say(text)
+
+
+def _text(window: Measure, command: Sequence[str], outcome: Outcome, *, as_json: bool) -> str:
     receipt = {
         **window.receipt,
         "command": list(command),
@@ -123,21 +180,18 @@ def hand_over(window: Measure, command: Sequence[str], outcome: Outcome, output:
         "signal": outcome.killed_by or None,
     }
     receipt["not_metered"] = [*receipt["not_metered"], *window.refusals]
-    with suppress(OSError, ValueError):
-        if output:
-            with open(output, "w", encoding="utf-8") as file:  # noqa: PTH123
-                _write(receipt, command, outcome, file, as_json=as_json)
-        else:
-            _write(receipt, command, outcome, sys.stderr, as_json=as_json)
-            sys.stderr.flush()
-
-
-def _write(receipt: Receipt, command: Sequence[str], outcome: Outcome, to: TextIO, *, as_json: bool) -> None:
     if as_json:
-        to.write(json.dumps(receipt, ensure_ascii=False) + "\n")
-        return
-    to.write(f"\nwattgram: {_short(' '.join(command))}: {_ending(outcome)}\n")
-    to.writelines(f"{f'  {label:<12}{text}'.rstrip()}\n" for label, text in lines(receipt))
+        return json.dumps(receipt) + "\n"
+    shown = [f"wattgram: {_short(' '.join(command))}: {_ending(outcome)}"]
+    shown += [f"  {label:<12}{_plain(text)}".rstrip() for label, text in lines(receipt)]
+    return "\n" + "\n".join(shown) + "\n"
+
+
+def _say(text: str) -> None:
+    """Write to standard error, which may be closed."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 # --- the receipt in words -------------------------------------------------------------------------
@@ -220,6 +274,11 @@ def _figure(value: float, unit: str) -> str:
     return f"{value:.4g} {unit}"
 
 
+def _plain(text: str) -> str:
+    """Text that cannot steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _short(text: str) -> str:
-    plain = "".join(c if c.isprintable() else "?" for c in text)
+    plain = _plain(text)
     return plain if len(plain) <= 80 else f"{plain[:79]}…"  # noqa: PLR2004 - a line of a terminal

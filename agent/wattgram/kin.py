@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from wattgram.model import Process
@@ -13,9 +14,10 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # Fields of /proc/PID/stat after the name, counted from 0: proc(5) counts them from 3.
 STATE, PARENT, USER, SYSTEM, REAPED_USER, REAPED_SYSTEM, STARTED, RESIDENT = 0, 1, 11, 12, 13, 14, 19, 21
-# Of so many processes that were of a family is remembered that they were.
-MOST_REMEMBERED = 65_536
-LONGEST_FILE = 1 << 16
+# Of so many processes that were of a family is remembered that they were, beside those that live.
+MOST_REMEMBERED = 4096
+# A list of children holds as many numbers as Linux can give.
+LONGEST_FILE, LONGEST_LIST = 1 << 16, 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,24 @@ class Proc:
 
     def uid(self, pid: int) -> int | None:
         """Return the real user of a process; None: it is gone."""
-        for line in self._text(f"{pid}/status").splitlines():
-            words = line.split()
-            if words[:1] == ["Uid:"] and len(words) > 1 and words[1].isdigit():
-                return int(words[1])
-        return None
+        words = self._status(f"{pid}", "Uid:")
+        return int(words[0]) if words and words[0].isdigit() else None
+
+    @property
+    def counts_as_we_do(self) -> bool:
+        """Whether its numbers are those by which the kernel tells us of processes."""
+        return len(self._status("self", "NSpid:")) <= 1
+
+    def counts_alike(self, pid: int) -> bool:
+        """Whether a process knows others by the same numbers; one that cannot be seen does not."""
+        return len(self._status(f"{pid}", "NSpid:")) == 1
+
+    def _status(self, name: str, field: str) -> list[str]:
+        """The words of one field of a process's status; none: it is gone, or has no such field."""
+        for line in self._text(f"{name}/status").split("\n"):  # a process's name may hold any other end of a line
+            if line.startswith(field):
+                return line.split()[1:]
+        return []
 
     def family(self, seeds: Iterable[int]) -> Family:
         """Return these processes with all below them, and possibly others."""
@@ -149,13 +164,14 @@ class Proc:
             names = [path.name for path in tasks.iterdir()]
         except OSError:
             return []
-        words = [word for name in names for word in self._text(f"{pid}/task/{name}/children").split()]
+        texts = (self._text(f"{pid}/task/{name}/children", LONGEST_LIST) for name in names)
+        words = [word for text in texts for word in text.split()]
         return [int(word) for word in words if word.isdigit()]
 
-    def _text(self, name: str) -> str:
+    def _text(self, name: str, longest: int = LONGEST_FILE) -> str:
         try:
             with open(self._root / name, "rb") as file:  # noqa: PTH123 - read thousands of times
-                return file.read(LONGEST_FILE).decode("utf-8", "replace")
+                return file.read(longest).decode("utf-8", "replace")
         except OSError:
             return ""
 
@@ -170,7 +186,7 @@ class Tree:
         self.root = root
         self._stranger = stranger
         self._members: dict[int, Stat] = {}
-        self._ever = {root}
+        self._ever = {root: None}  # in the order in which they were first seen
         self._buried = 0  # ticks of those who went without a parent that waited for them
         self._late = 0
         self.resident = 0
@@ -179,6 +195,11 @@ class Tree:
     def pids(self) -> tuple[int, ...]:
         """Where to look for its living members."""
         return (self.root.pid, *self._members)
+
+    @property
+    def remembered(self) -> int:
+        """Of how many is known that they are or were of it."""
+        return len(self._ever)
 
     @property
     def living(self) -> int:
@@ -216,8 +237,6 @@ class Tree:
 
     def _found(self, family: Family) -> dict[int, Stat]:
         found: dict[int, Stat] = {}
-        if len(self._ever) > MOST_REMEMBERED:
-            self._ever = {self.root, *(member.process for member in self._members.values())}
         ahead = [
             stat for pid in self.pids if (stat := family.stats.get(pid)) is not None and stat.process in self._ever
         ]
@@ -227,6 +246,14 @@ class Tree:
             if pid in found or pid == self._stranger:
                 continue
             found[pid] = stat
-            self._ever.add(stat.process)
+            self._ever[stat.process] = None
             ahead.extend(family.below(pid))
+        self._forget({self.root, *(stat.process for stat in found.values())})
         return found
+
+    def _forget(self, living: set[Process]) -> None:
+        """Of those who are gone, forget who came first."""
+        over = len(self._ever) - len(living) - MOST_REMEMBERED
+        if over > 0:
+            for process in list(islice((p for p in self._ever if p not in living), over)):
+                del self._ever[process]

@@ -13,6 +13,7 @@ from wattgram.poller import Poller
 from wattgram.ports import Clock
 from wattgram.receipts import Receipts
 from wattgram.snapshot import Snapshot
+from wattgram.turns import Ration, Turns
 from wattgram.windows import Windows
 
 # With no window open there is nothing to look at.
@@ -27,7 +28,9 @@ class Lens:
         self.windows = Windows(clock, Proc(proc), os.getpid(), Receipts(clock, known, by), self._hurry)
         health = Health("windows", "windows", IDLE_SECONDS)
         self._poller = Poller(health, self._turn, clock, _unreported)
-        self.office = Office(self.windows, self._ask, self._poller.wake)
+        is_shared = by == "daemon"
+        turns, ration = (Turns(), Ration()) if is_shared else (None, None)
+        self.office = Office(self.windows, self._ask, self._poller.wake, turns, ration)
 
     def start(self, read_now: Callable[[float], None]) -> None:
         """Begin to look; `read_now` has the sources read, and returns after so many seconds at the latest."""

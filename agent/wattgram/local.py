@@ -7,15 +7,18 @@ number a bound: whatever a peer does, it keeps nobody but itself waiting, and ne
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import logging
 import os
 import socket
 import stat
 import struct
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Annotated, Any
@@ -23,16 +26,17 @@ from typing import Annotated, Any
 import msgspec
 
 from wattgram import __version__
+from wattgram.turns import ROOT, Ration, Turns
 from wattgram.windows import Refused, Windows
 
-MOST_CONNECTIONS, MOST_OF_ONE_USER = 64, 16
+MOST_CONNECTIONS, MOST_OF_ONE_USER, KEPT_FOR_ROOT = 64, 16, 8
 LONGEST_LINE = 1 << 16
+LONGEST_PATH = 107  # of a Unix socket, see unix(7)
 # A line must come whole within this time, and its answer be taken; so long may a connection wait for the next.
 LINE_SECONDS, IDLE_SECONDS = 5.0, 30.0
 # How long a begin and an end wait for the sources, and an end for a counter's next step.
 READ_SECONDS, SETTLE_SECONDS, AGAIN_SECONDS = 0.5, 1.0, 0.05
 CREDENTIALS = struct.Struct("3i")
-ROOT = 0
 
 log = logging.getLogger("wattgram")
 
@@ -81,49 +85,83 @@ Answer = dict[str, Any]
 
 
 class Office:
-    """Answers requests. `read_now` has the sources read, and returns after so many seconds at the latest."""
+    """Answers requests. `read_now` has the sources read, and returns after so many seconds at the latest.
 
-    def __init__(self, windows: Windows, read_now: Callable[[float], None], wake: Callable[[], None]) -> None:
+    `turns` and `ration` None: there is one user, whose meter it is, and he may ask as he likes.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        read_now: Callable[[float], None],
+        wake: Callable[[], None],
+        turns: Turns | None = None,
+        ration: Ration | None = None,
+    ) -> None:
         self._windows = windows
         self._read_now = read_now
         self._wake = wake
+        self._turns = turns
+        self._ration = ration
 
     def answer(self, uid: int, pid: int, line: bytes) -> Answer:
         """Return the answer to one line of a user's process."""
         try:
-            return {"ok": True, **self._answer(uid, pid, DECODER.decode(line))}
-        except msgspec.MsgspecError as error:
-            return _refusal("bad", str(error))
+            request = DECODER.decode(line)
         except RecursionError:
             return _refusal("bad", "nested too deep")
+        except (msgspec.MsgspecError, ValueError) as error:  # what is no UTF-8 is none of msgspec's errors
+            return _refusal("bad", str(error))
+        try:
+            return {"ok": True, **self._answer(uid, pid, request)}
         except Refused as refusal:
             return _refusal(refusal.word, str(refusal))
 
     def _answer(self, uid: int, pid: int, request: Request) -> Answer:
         match request:
-            case Begin(key=key, name=name, pid=of):
-                self._read_now(READ_SECONDS)
-                began = self._windows.begin(uid, key, name, of or pid)
-                self._wake()
-                return {"began": began}
+            case Begin():
+                return {"began": self._begin(uid, pid, request)}
             case Progress(key=key, unit=unit, units=units):
-                self._windows.progress(uid, key, unit, units)
+                with self._turn_of(uid):
+                    self._windows.progress(uid, key, unit, units)
                 return {}
             case ReadIt(key=key):
-                return {"receipt": self._windows.read(uid, key)}
+                with self._turn_of(uid):
+                    return {"receipt": self._windows.read(uid, key)}
             case End(key=key, cpu_seconds=cpu_seconds):
                 return {"receipt": self._end(uid, key, cpu_seconds)}
             case _:
                 return {"wattgram": __version__}
 
+    def _begin(self, uid: int, pid: int, request: Begin) -> float:
+        if not self._windows.knows(uid, request.key):
+            self._read(uid)
+        with self._turn_of(uid):
+            named_by = None if request.pid is None else pid
+            began = self._windows.begin(uid, request.key, request.name, request.pid or pid, named_by=named_by)
+        self._wake()
+        return began
+
     def _end(self, uid: int, key: str, cpu_seconds: float | None) -> dict[str, object]:
-        if self._windows.stop(uid, key, cpu_seconds):
+        with self._turn_of(uid):
+            is_unwritten = self._windows.stop(uid, key, cpu_seconds)
+        if is_unwritten:
+            self._read(uid)
             end = time.monotonic() + SETTLE_SECONDS
-            self._read_now(READ_SECONDS)
             while not self._windows.settled(uid, key) and time.monotonic() < end:
                 time.sleep(AGAIN_SECONDS)  # a counter may stand still for a moment yet
-                self._read_now(READ_SECONDS)
-        return self._windows.write(uid, key)
+                self._read(uid, waits=False)
+        with self._turn_of(uid):
+            return self._windows.write(uid, key)
+
+    def _read(self, uid: int, *, waits: bool = True) -> None:
+        if self._ration is None:
+            self._read_now(READ_SECONDS)
+        else:
+            self._ration.read(uid, lambda: self._read_now(READ_SECONDS), waits=waits)
+
+    def _turn_of(self, uid: int) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._turns is None else self._turns.of(uid)
 
 
 def _refusal(word: str, message: str) -> Answer:
@@ -189,6 +227,7 @@ class LocalServer:
         self._inode = 0
         self._lock = Lock()
         self._peers: Counter[int] = Counter()
+        self._said: set[type[Exception]] = set()
 
     def start(self) -> str:
         """Open the socket; return why it could not be opened, or nothing."""
@@ -200,7 +239,11 @@ class LocalServer:
             return f"{self.path}: {error.strerror or error}"
         except KeyError:
             return f"{self.path}: there is no group {self._group!r}"
-        Thread(target=self._accept, args=(self._socket,), name="local", daemon=True).start()
+        try:
+            Thread(target=self._accept, args=(self._socket,), name="local", daemon=True).start()
+        except RuntimeError as error:
+            self.stop()
+            return f"{self.path}: {error}"
         return ""
 
     def stop(self) -> None:
@@ -216,11 +259,14 @@ class LocalServer:
                 self.path.unlink()
 
     def _bound(self) -> socket.socket:
-        """Bind under another name, and give it its own when its permissions are right; raise OSError, KeyError."""
+        """Bind where nobody else can reach it, and move it when its permissions are right; raise OSError, KeyError."""
+        if len(os.fsencode(self.path)) > LONGEST_PATH:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), os.fspath(self.path))
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        fresh.unlink(missing_ok=True)
+        nest = tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+        held = os.open(nest, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        fresh = Path(f"/proc/self/fd/{held}/socket")  # also if somebody moves the folder meanwhile
         try:
             opened.bind(os.fspath(fresh))
             fresh.chmod(0o600)
@@ -234,6 +280,10 @@ class LocalServer:
             opened.close()
             fresh.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(held)
+            with contextlib.suppress(OSError):
+                os.rmdir(nest)  # noqa: PTH106 - as mkdtemp gave it
         return opened
 
     def _accept(self, opened: socket.socket) -> None:
@@ -246,7 +296,12 @@ class LocalServer:
                 continue
             pid, uid, _ = CREDENTIALS.unpack(line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
             if self.admit(uid):
-                Thread(target=self._talk, args=(line, uid, pid), name="local peer", daemon=True).start()
+                try:
+                    Thread(target=self._talk, args=(line, uid, pid), name="local peer", daemon=True).start()
+                except RuntimeError:  # no thread is left
+                    self._leave(uid)
+                    line.close()
+                    time.sleep(AGAIN_SECONDS)
             else:
                 with line, contextlib.suppress(OSError):
                     line.settimeout(0.0)
@@ -261,8 +316,10 @@ class LocalServer:
     def admit(self, uid: int) -> bool:
         """Give a user one of the places; return whether one was free."""
         with self._lock:
-            most = MOST_CONNECTIONS if uid == ROOT else MOST_OF_ONE_USER
-            if self._peers.total() >= MOST_CONNECTIONS or self._peers[uid] >= most:
+            of_all, of_one = MOST_CONNECTIONS - KEPT_FOR_ROOT, MOST_OF_ONE_USER
+            if uid == ROOT:
+                of_all = of_one = MOST_CONNECTIONS
+            if self._peers.total() >= of_all or self._peers[uid] >= of_one:
                 return False
             self._peers[uid] += 1
             return True
@@ -271,10 +328,21 @@ class LocalServer:
         try:
             with line:
                 serve(line, self._office, uid, pid)
+        except Exception as error:  # noqa: BLE001 - a bug; but no peer may end the daemon by one
+            self._say(error)
         finally:
-            with self._lock:
-                self._peers[uid] -= 1
-                self._peers += Counter()  # drops users of whom none is left
+            self._leave(uid)
+
+    def _say(self, error: Exception) -> None:
+        """Log a bug, once of each kind."""
+        if type(error) not in self._said:
+            self._said.add(type(error))
+            log.error("local API: a bug: a peer's connection is closed", exc_info=error)
+
+    def _leave(self, uid: int) -> None:
+        with self._lock:
+            self._peers[uid] -= 1
+            self._peers += Counter()  # drops users of whom none is left
 
 
 def _is_alive(path: Path) -> bool:

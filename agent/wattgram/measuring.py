@@ -29,11 +29,18 @@ LONGEST_LINE = 1 << 20
 # A daemon answers at once but for one reading at each edge; a meter of our own has to start first.
 ANSWER_SECONDS, START_SECONDS = 5.0, 20.0
 GOODBYE_SECONDS = 2.0
-TROUBLE = (OSError, ValueError, subprocess.SubprocessError)
+# What can come of a socket, of an answer, of what a program gives for a number.
+TROUBLE = (OSError, ValueError, TypeError, RuntimeError, OverflowError, subprocess.SubprocessError)
+# The folders of our program's libraries come after the standard library's, and none of them is looked into before.
+BOOT = "import sys; sys.path[:] = [*filter(None, sys.path), *sys.argv[2:]]; import wattgram.ownmeter as o; o.main()"
 
 
 class NoMeter(Exception):  # noqa: N818 - it is said, not raised at users
     """Nobody meters; the message says why."""
+
+
+class Refused(NoMeter):
+    """A meter does not, and says so."""
 
 
 class Daemon:
@@ -44,7 +51,7 @@ class Daemon:
         self._patience = patience
 
     def ask(self, request: Mapping[str, Any]) -> Receipt:
-        """Return the answer; raise NoMeter or OSError."""
+        """Return the answer; raise NoMeter or one of `TROUBLE`."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.settimeout(self._patience)
             line.connect(self.path)
@@ -56,10 +63,12 @@ class OwnMeter:
 
     def __init__(self, options: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p and os.pathsep not in p)}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        ourselves = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - light to load
+        folders = [ourselves, *filter(None, sys.path[1:])]  # the first is the script's own
         try:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
-                [sys.executable, "-s", "-m", "wattgram.ownmeter", json.dumps(dict(options))],
+                [sys.executable, "-s", "-c", BOOT, json.dumps(dict(options)), *folders],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -75,11 +84,21 @@ class OwnMeter:
         self._line = ours
         self._lock = threading.Lock()
         self.pid = self._process.pid
+        self.is_lost = False
 
     def ask(self, request: Mapping[str, Any]) -> Receipt:
-        """Return the answer; raise NoMeter or OSError."""
+        """Return the answer; raise NoMeter or one of `TROUBLE`. Then, unless it was refused, the meter `is_lost`."""
         with self._lock:
-            return _exchange(self._line, request, START_SECONDS)
+            if self.is_lost:
+                raise NoMeter("the meter did not answer an earlier request")
+            try:
+                return _exchange(self._line, request, START_SECONDS)
+            except Refused:
+                raise
+            except BaseException:  # the answer may come yet: nobody may take it for his own
+                self.is_lost = True
+                self._line.close()
+                raise
 
     def close(self) -> None:
         """Let it end, and see that it has."""
@@ -113,7 +132,7 @@ def _exchange(line: socket.socket, request: Mapping[str, Any], seconds: float) -
     if not isinstance(reply, dict) or not isinstance(reply.get("ok"), bool):
         raise NoMeter("the meter's answer is none")
     if not reply["ok"]:
-        raise NoMeter(str(reply.get("message", "the meter refused")))
+        raise Refused(str(reply.get("message", "the meter refused")))
     return reply
 
 
@@ -156,8 +175,11 @@ class _Meters:
         self._own: OwnMeter | None = None
 
     def own(self, options: Mapping[str, str]) -> OwnMeter:
-        """Return the meter of our own, started at the first use; raise OSError."""
+        """Return the meter of our own, started at the first use, or if the last one is lost; raise OSError."""
         with self._lock:
+            if self._own is not None and self._own.is_lost:
+                self._own.close()
+                self._own = None
             if self._own is None:
                 self._own = OwnMeter(options)
             return self._own
@@ -193,7 +215,7 @@ class Measure:
     def __init__(
         self, name: str = "", *, pid: int | None = None, socket_path: str = "", options: Mapping[str, str] | None = None
     ) -> None:
-        self.name = name
+        self.name = str(name)
         self.why = ""
         self.meter: Daemon | OwnMeter | None = None
         self._pid = pid
@@ -221,7 +243,9 @@ class Measure:
             try:
                 self.meter = find()
                 if self.meter is not None:
-                    self._ask("begin", name=self.name[:200], pid=self._pid or os.getpid())
+                    # The kernel says who asks: in a container our own number is another's to the daemon.
+                    pid = None if self._pid == os.getpid() else self._pid
+                    self._ask("begin", name=_told(self.name)[:200], pid=pid)
                     self.why = ""
                     break
             except (*TROUBLE, NoMeter) as error:
@@ -236,16 +260,19 @@ class Measure:
         self._ended = time.monotonic()
         if self.meter is None:
             return
+        before, self.why = self.why, "nothing was metered: the end was interrupted"
         try:
-            self._receipt = self._ask("end", cpu_seconds=cpu_seconds)["receipt"]
-        except (*TROUBLE, NoMeter, KeyError) as error:
+            self._receipt = self._told(self._ask("end", cpu_seconds=cpu_seconds), before)
+        except (*TROUBLE, NoMeter) as error:
             self._give_up(error)
+        else:
+            self.why = before
 
     def progress(self, units: float, unit: str = "units") -> None:
         """Say how many units of work are done since the beginning, such as tokens."""
         if self.meter is not None and self._ended is None and self._of == os.getpid():
             try:
-                self._ask("progress", units=units, unit=unit)
+                self._ask("progress", units=float(units), unit=_told(unit))
             except (*TROUBLE, NoMeter) as error:
                 self.why = self.why or str(error)
 
@@ -256,9 +283,8 @@ class Measure:
             return self._receipt
         if self.meter is not None and self._ended is None and self._of == os.getpid():
             try:
-                answer = self._ask("read")["receipt"]
-                return answer if isinstance(answer, dict) else self._blank()
-            except (*TROUBLE, NoMeter, KeyError) as error:
+                return self._told(self._ask("read"), self.why)
+            except (*TROUBLE, NoMeter) as error:
                 self.why = self.why or str(error)
         return self._blank()
 
@@ -290,11 +316,18 @@ class Measure:
         assert self.meter is not None
         return self.meter.ask({"do": do, "key": self._key, **{k: v for k, v in fields.items() if v is not None}})
 
+    def _told(self, answer: Receipt, why: str) -> Receipt:
+        """Return the receipt in an answer, with all that one has; raise NoMeter."""
+        receipt = answer.get("receipt")
+        if not isinstance(receipt, dict):
+            raise NoMeter("the meter's answer holds no receipt")
+        return {**self._blank(why), **receipt}
+
     def _give_up(self, error: Exception) -> None:
         self.meter = None
-        self.why = f"nothing was metered: {error}"
+        self.why = f"nothing was metered: {str(error) or type(error).__name__}"
 
-    def _blank(self) -> Receipt:
+    def _blank(self, why: str | None = None) -> Receipt:
         """A receipt of which nothing is known but how long it took."""
         return {
             "meter": None,
@@ -309,7 +342,7 @@ class Measure:
             "components": [],
             "uncertainty": None,
             "per_unit": [],
-            "not_metered": [self.why or "nothing was metered"],
+            "not_metered": [(self.why if why is None else why) or "nothing was metered"],
             "remarks": [],
         }
 
@@ -323,4 +356,12 @@ def measure(name: str = "", *, socket: str = "") -> Measure:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None
+
+
+def _told(text: object) -> str:
+    """Anything as text that can be sent: an argument need not be UTF-8."""
+    return str(text).encode("utf-8", "replace").decode()

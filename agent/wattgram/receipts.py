@@ -219,6 +219,8 @@ def _trouble(health: Health) -> Iterator[str]:
 def _remarks(window: Window, components: list[dict[str, Any]]) -> Iterator[str]:
     if window.orphan:
         yield "its process was gone before it ended the window: it ends when that was found"
+    if window.overflowed:
+        yield "the meter could not keep up: readings were dropped, and their energy is not in here"
     if window.left_over:
         processes = "process of it still runs" if window.left_over == 1 else "processes of it still run"
         yield f"{window.left_over} {processes}: what they use from now on is not in here"

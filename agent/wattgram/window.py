@@ -50,7 +50,10 @@ class Item:
 
 @dataclass(slots=True)
 class Window:
-    """One window. `seen` is when its root was last there; `end` None: it is open; `orphan`: its root did not end it."""
+    """One window. `seen` is when its root was last there; `end` None: it is open; `orphan`: its root did not end it.
+
+    `overflowed`: more was read than there was time to take in.
+    """
 
     key: str
     name: str
@@ -62,6 +65,7 @@ class Window:
     end: Instant | None = None
     orphan: bool = False
     left_over: int = 0
+    overflowed: bool = False
     cpu_seconds: float = 0.0
     resident: float = 0.0
     units: dict[str, float] = field(default_factory=dict)

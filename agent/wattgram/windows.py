@@ -7,7 +7,7 @@ A window is a lens, never an account: it adds nothing to any total, and who look
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from threading import Lock
 
@@ -23,8 +23,8 @@ MOST_RECEIPTS, KEPT_SECONDS = 1000, 3600.0
 ORPHAN_SECONDS = 60.0
 # Short commands need more than one reading a second.
 YOUNG_SECONDS, QUICK_SECONDS, SLOW_SECONDS = 10.0, 0.2, 1.0
-# More than so many windows are looked at less often: what they cost has a bound.
-MANY = 100
+# A user's windows, if he has more than so many, are looked at less often; and no look may take more of the time.
+MANY, MOST_OF_TIME = 100, 0.25
 MOST_QUEUED = 20_000
 MOST_UNITS = 8
 # A device that was not heard of for so long before a window's end is not waited for.
@@ -59,6 +59,7 @@ class Windows:
         self._open: dict[tuple[int, str], Window] = {}
         self._receipts: OrderedDict[tuple[int, str], tuple[float, dict[str, object]]] = OrderedDict()
         self._queue: deque[Item | Gap] = deque(maxlen=MOST_QUEUED)
+        self._overflowed = False
         self._met: set[Process] = set()
         self._covered: dict[Device, float] = {}
 
@@ -68,6 +69,7 @@ class Windows:
         """Hear of one delta and what it is split by."""
         self._covered[delta.device] = delta.end.mono
         if self._open:
+            self._overflowed = self._overflowed or len(self._queue) >= MOST_QUEUED
             self._queue.append(Item(delta, activity, floor, price))
             if activity is not None and any(a.process not in self._met for a in activity.actors if a.process):
                 self._hurry()  # somebody new, who may be gone by the next look
@@ -79,8 +81,16 @@ class Windows:
 
     # --- the clients' side ----------------------------------------------------------------------
 
-    def begin(self, uid: int, key: str, name: str, pid: int) -> float:
-        """Open a window on a process and what comes of it, or find it open already; return since when, Unix seconds."""
+    def knows(self, uid: int, key: str) -> bool:
+        """Whether a user has, or has had, a window of this key."""
+        with self._lock:
+            return (uid, key) in self._open or (uid, key) in self._receipts
+
+    def begin(self, uid: int, key: str, name: str, pid: int, *, named_by: int | None = None) -> float:
+        """Open a window on a process and what comes of it, or find it open already; return since when, Unix seconds.
+
+        `named_by`: which process gave the number; None: the kernel.
+        """
         with self._lock:
             if (found := self._open.get((uid, key))) is not None:
                 return found.start.wall
@@ -89,6 +99,8 @@ class Windows:
             of_user = sum(1 for user, _ in self._open if user == uid)
             if len(self._open) >= MOST_WINDOWS or (uid and of_user >= MOST_OF_ONE_USER):
                 raise Refused("full", f"{of_user} windows are open; end some")
+            if not self._proc.counts_as_we_do or (named_by is not None and not self._proc.counts_alike(named_by)):
+                raise Refused("process", "who asks numbers processes otherwise than this meter: in a container, say")
             stat = self._proc.stat(pid)
             if stat is None or (uid and self._proc.uid(pid) != uid):
                 raise Refused("process", f"no process {pid} of user {uid} is to be seen from here")
@@ -172,13 +184,22 @@ class Windows:
                 if now.mono - window.seen.mono > ORPHAN_SECONDS:
                     self._file(window)
             self._forget(now)
-            return QUICK_SECONDS if self.is_young() else max(SLOW_SECONDS, len(self._open) / MANY)
+            wish = QUICK_SECONDS if self.is_young() else max(SLOW_SECONDS, len(self._open) / MANY)
+            return max(wish, (self._clock.now().mono - now.mono) / MOST_OF_TIME)
 
     def is_young(self) -> bool:
-        """Whether a window is open that began so lately that its sources should be read often."""
+        """Whether a window is open that began so lately that its sources should be read often.
+
+        Who has many windows hurries nobody, and keeps nobody else from it.
+        """
         now = self._clock.now().mono
-        is_young = any(now - w.start.mono < YOUNG_SECONDS for w in list(self._open.values()) if w.end is None)
-        return is_young and len(self._open) <= MANY
+        windows = list(self._open.values())
+        of_user = Counter(window.uid for window in windows)
+        return any(
+            now - window.start.mono < YOUNG_SECONDS and of_user[window.uid] <= MANY
+            for window in windows
+            if window.end is None
+        )
 
     def _unended(self) -> list[Window]:
         return [window for window in self._open.values() if window.end is None]
@@ -210,7 +231,8 @@ class Windows:
         self._receipts[window.uid, window.key] = (self._clock.now().mono, receipt)
         del self._open[window.uid, window.key]
         while len(self._receipts) > MOST_RECEIPTS:
-            self._receipts.popitem(last=False)
+            (most, _), *_ = Counter(user for user, _ in self._receipts).most_common(1)
+            del self._receipts[next(kept for kept in self._receipts if kept[0] == most)]
         return receipt
 
     def _forget(self, now: Instant) -> None:
@@ -237,6 +259,10 @@ class Windows:
                 see(window, now.mono, cpu, machine, cpu_seconds)
 
     def _work_off(self) -> None:
+        if self._overflowed:
+            self._overflowed = False
+            for window in self._open.values():
+                window.overflowed = True
         while self._queue:
             item = self._queue.popleft()
             if isinstance(item, Item) and item.activity is not None:

@@ -6,11 +6,14 @@ import contextlib
 import http.client
 import math
 import os
+import shutil
 import signal as signals
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,8 +93,9 @@ class Daemon:
     """`python -m wattgram` in `directory`, with its files there; ready when the `with` block begins.
 
     `config` is the text of its configuration file, None: none is named. The environment holds nothing of the
-    caller's beside what any process needs, and `env`. `prefix` is a command that replaces itself by the daemon, such
-    as setpriv. With a `port` the file has to say where it listens, else a free one is named by `--listen`.
+    caller's beside what any process needs, a runtime directory of its own, and `env`. `prefix` is a command that
+    replaces itself by the daemon, such as setpriv. With a `port` the file has to say where it listens, else a free one
+    is named by `--listen`.
     """
 
     def __init__(
@@ -115,6 +119,10 @@ class Daemon:
         self._command = command
         self._config = config
         self._env = {**{name: os.environ[name] for name in _INHERITED if name in os.environ}, **(env or {})}
+        if "RUNTIME_DIRECTORY" not in self._env:
+            # Never the machine's own; and a socket's path must be short.
+            self._env["RUNTIME_DIRECTORY"] = tempfile.mkdtemp(prefix="wg-")
+            weakref.finalize(self, shutil.rmtree, self._env["RUNTIME_DIRECTORY"], ignore_errors=True)
         self._family: set[_Process] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._wait = wait

@@ -23,9 +23,21 @@ class Processes:
         self.machine(0.0, 0.0)
 
     def put(
-        self, pid: int, parent: int, *, seconds: float = 0.0, reaped: float = 0.0, megabytes: int = 0, started: int = 7
+        self,
+        pid: int,
+        parent: int,
+        *,
+        seconds: float = 0.0,
+        reaped: float = 0.0,
+        megabytes: int = 0,
+        started: int = 7,
+        name: str = "strange",
+        inside: str = "",
     ) -> None:
-        """Let a process live, or change it: its own processor seconds, and those its children left to it."""
+        """Let a process live, or change it: its own processor seconds, and those its children left to it.
+
+        `inside`: its number in a namespace of its own.
+        """
         self._leave(pid)
         self._below.setdefault(parent, set()).add(pid)
         pages = megabytes * (1 << 20) // PAGE
@@ -47,7 +59,9 @@ class Processes:
         folder = self.root / str(pid)
         (folder / "task" / str(pid)).mkdir(parents=True, exist_ok=True)
         (folder / "stat").write_text(f"{pid} (a (strange) name) S {' '.join(map(str, numbers))} 0 0\n")
-        (folder / "status").write_text("Name:\tstrange\nUid:\t1000\t1000\t1000\t1000\n")
+        numbers_of_it = "\t".join(filter(None, (str(pid), inside)))
+        status = f"Name:\t{name}\nUid:\t1000\t1000\t1000\t1000\nNSpid:\t{numbers_of_it}\n"
+        (folder / "status").write_text(status)
         self._list(parent, pid)
 
     def end(self, pid: int) -> None:

@@ -75,8 +75,11 @@ class Users:
                 return None
             self._asked[uid] = []
         if not self._is_asking:
+            try:
+                Thread(target=self._answer_all, name="users", daemon=True).start()
+            except RuntimeError:  # no thread is left: the number stands until one is
+                return None
             self._is_asking = True
-            Thread(target=self._answer_all, name="users", daemon=True).start()
         if not wait:
             return None
         bell = self._clock.bell()
