@@ -2,10 +2,11 @@
 
     cd scripts/pictures && npm install && npm run build && cd ../..
     PYTHONPATH=tests:. python -m scripts.pictures OUT [--board overview] [--hours 3] [--keep DIRECTORY]
+    PYTHONPATH=tests:. python -m scripts.pictures OUT --prometheus http://localhost:9090 [--hours 0.25]
 
-The past of a few servers is lived through by the daemon's own parts (tests/standin/history.py), stored as blocks, and
-asked of a real Prometheus; the page in src/ draws the answers with @grafana/ui, and a headless Chromium takes
-pictures.
+With --prometheus it draws what a running Prometheus answers now, invented hardware included. Else the past of a few
+servers is lived through by the daemon's own parts (tests/standin/history.py), stored as blocks, and asked of a real
+Prometheus. The page in src/ draws the answers with @grafana/ui, and a headless Chromium takes pictures.
 Panels that @grafana/ui does not have (bar chart, state timeline) are drawn by hand, and Inter, Grafana's typeface, is
 whatever sans-serif there is.
 """
@@ -19,10 +20,14 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
+import urllib.request
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from scripts.dashboards import grid, health, overview, server, workload
 
@@ -43,50 +48,63 @@ CHOSEN = {"server": {"instance": "gpu-1:14044"}, "workload": {"kind": "slurm", "
 QUALITY = "measured|apportioned|estimated"
 
 
-class Answers:
-    """What a Prometheus says to the panels of a board, as its HTTP API says it."""
+Ask = Callable[..., Any]
 
-    def __init__(self, running: Prometheus, seconds: float, chosen: dict[str, str]) -> None:
-        self._running = running
+
+def asker_of(url: str) -> Ask:
+    """Return what asks a running Prometheus."""
+
+    def ask(endpoint: str, **parameters: str) -> Any:
+        with urllib.request.urlopen(f"{url}/api/v1/{endpoint}?{urlencode(parameters)}", timeout=60) as answer:
+            return json.load(answer)["data"]
+
+    return ask
+
+
+class Answers:
+    """What a Prometheus says to the panels of a board at a moment, Unix seconds, as its HTTP API says it."""
+
+    def __init__(self, ask: Ask, end: float, seconds: float, chosen: dict[str, str], quality: str = QUALITY) -> None:
+        self._ask = ask
+        self._end = end
         self._seconds = seconds
-        self._chosen = chosen
+        self._chosen = {"quality": quality, **chosen}
         self.step = max(15.0, seconds / 360 // 15 * 15)
 
     def of(self, panel: dict[str, Any]) -> list[dict[str, Any]]:
         """One answer for each target."""
-        seconds = END % 86400 if panel.get("timeFrom") == "now/d" else self._seconds
+        seconds = self._end % 86400 if panel.get("timeFrom") == "now/d" else self._seconds
         return [{"target": target, "results": self._asked(target, seconds)} for target in panel["targets"]]
 
     def _asked(self, target: dict[str, Any], seconds: float) -> list[Any]:
         given = {"__rate_interval": "60s", "__range_s": f"{seconds:.0f}", "__range": f"{seconds:.0f}s"}
-        given |= {"quality": QUALITY, **self._chosen}
+        given |= self._chosen
         expr = re.sub(r"\$(\w+)", lambda match: given.get(match[1], ".+"), target["expr"])
         if target["instant"]:
-            found = self._running._asked("query", query=expr, time=str(END))  # noqa: SLF001
+            found = self._ask("query", query=expr, time=str(self._end))
         else:
-            begin = END - self._seconds
-            found = self._running._asked(  # noqa: SLF001
-                "query_range", query=expr, start=str(begin), end=str(END), step=str(self.step)
-            )
+            begin = self._end - self._seconds
+            found = self._ask("query_range", query=expr, start=str(begin), end=str(self._end), step=str(self.step))
         results: list[Any] = found["result"]
         return results
 
 
-def answers(running: Prometheus, name: str, seconds: float) -> dict[str, Any]:
+def answers(ask: Ask, name: str, end: float, seconds: float, *, is_live: bool) -> dict[str, Any]:
     """Everything that the page needs to draw a board."""
     board = BOARDS[name].build()
-    chosen = CHOSEN.get(name, {})
-    asker = Answers(running, seconds, chosen)
+    chosen = {} if is_live else CHOSEN.get(name, {})
+    asker = Answers(ask, end, seconds, chosen, f"{QUALITY}|synthetic" if is_live else QUALITY)
     panels = [panel for panel in board["panels"] if panel["type"] != "row"]
     shown = {variable["label"]: chosen.get(variable["name"], "All") for variable in board["templating"]["list"][1:]}
-    shown |= {"Quality": "measured + apportioned + estimated"} if "Quality" in shown else {}
+    quality = "all, invented hardware too" if is_live else "measured + apportioned + estimated"
+    shown |= {"Quality": quality} if "Quality" in shown else {}
     titles = {variable["name"]: chosen.get(variable["name"], "All") for variable in board["templating"]["list"]}
     return {
         "board": board,
         "answers": {panel["id"]: asker.of(panel) for panel in panels},
         "variables": shown,
         "titles": titles,
-        "range": {"from": END - seconds, "to": END, "step": asker.step},
+        "range": {"from": end - seconds, "to": end, "step": asker.step},
     }
 
 
@@ -114,6 +132,15 @@ def shoot(url: str, path: Path, width: int, height: int) -> None:
         subprocess.run([program, *flags, *where], check=True, capture_output=True, timeout=120)
 
 
+def of_the_past(names: list[str], keep: Path, seconds: float) -> dict[str, dict[str, Any]]:
+    """Live through some hours, if they are not kept yet, and ask what was."""
+    if not (keep / "data").exists():
+        past, _ = live(PLANS, END - seconds, seconds)
+        past.store(keep)
+    with Prometheus(keep, [], flags=["--storage.tsdb.retention.time=30y"]) as running:
+        return {name: answers(running._asked, name, END, seconds, is_live=False) for name in names}  # noqa: SLF001
+
+
 def main() -> None:
     """Live, store, ask, draw."""
     parser = argparse.ArgumentParser(prog="python -m scripts.pictures")
@@ -121,18 +148,18 @@ def main() -> None:
     parser.add_argument("--board", choices=BOARDS, action="append")
     parser.add_argument("--hours", type=float, default=3.0)
     parser.add_argument("--keep", type=Path, help="where the past is kept for the next time")
+    parser.add_argument("--prometheus", help="draw what this one answers now")
     parser.add_argument("--width", type=int, action="append")
     parser.add_argument("--theme", choices=THEMES, action="append")
     given = parser.parse_args()
     seconds = given.hours * 3600
     given.out.mkdir(parents=True, exist_ok=True)
-    keep = given.keep or Path(tempfile.mkdtemp())
-    if not (keep / "data").exists():
-        past, _ = live(PLANS, END - seconds, seconds)
-        past.store(keep)
     names = given.board or list(BOARDS)
-    with Prometheus(keep, [], flags=["--storage.tsdb.retention.time=30y"]) as running:
-        boards = {name: answers(running, name, seconds) for name in names}
+    if given.prometheus:
+        ask, now = asker_of(given.prometheus), time.time()
+        boards = {name: answers(ask, name, now, seconds, is_live=True) for name in names}
+    else:
+        boards = of_the_past(names, given.keep or Path(tempfile.mkdtemp()), seconds)
     for name, found in boards.items():
         (HERE / "dist" / f"{name}.data.json").write_text(json.dumps(found), encoding="utf-8")
     site = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(HERE / "dist")))
