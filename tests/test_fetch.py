@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -70,6 +71,19 @@ def refused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def descriptors() -> int:
+    """How many files and sockets this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def reset_each(listener: socket.socket, count: int) -> None:
+    """Take so many connections and reset each at once: closed without lingering, it ends by RST."""
+    for _ in range(count):
+        taken, _ = listener.accept()
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        taken.close()
 
 
 # --- good answers ---------------------------------------------------------------------------------
@@ -220,6 +234,19 @@ def test_a_server_that_takes_no_connection_is_a_timeout() -> None:
             client.close()
 
     assert "timeout" == failure.reason
+
+
+def test_a_connection_that_is_reset_before_its_handshake_is_closed() -> None:
+    """CPython leaves that socket open; it must not stay so for as long as somebody remembers the failure."""
+    before = descriptors()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        resetting = threading.Thread(target=reset_each, args=(listener, 5))
+        resetting.start()
+        failures = [failed(f"https://127.0.0.1:{listener.getsockname()[1]}/") for _ in range(5)]
+        resetting.join()
+
+    assert {"server"} == {failure.reason for failure in failures}
+    assert descriptors() < before + 5
 
 
 def test_an_answer_that_is_too_large_is_refused(api: GridApi) -> None:

@@ -15,8 +15,10 @@ import html
 import json
 import re
 import socket
+import ssl
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timezone
@@ -339,7 +341,11 @@ def _pools(adapter: _Adapter) -> dict[str, type[HTTPConnectionPool]]:
 
     class _Tls(HTTPSConnection):
         def connect(self) -> None:
-            super().connect()
+            try:
+                super().connect()
+            except OSError as error:
+                _close_half_made(error)
+                raise
             adapter.add(self.sock)
 
     class _PlainPool(HTTPConnectionPool):
@@ -349,6 +355,20 @@ def _pools(adapter: _Adapter) -> dict[str, type[HTTPConnectionPool]]:
         ConnectionCls = _Tls
 
     return {"http": _PlainPool, "https": _TlsPool}
+
+
+def _close_half_made(error: BaseException | None) -> None:
+    """Close what CPython leaves open where the other side resets a connection just before the handshake.
+
+    `SSLSocket._create` (seen in 3.8 to 3.13) then raises with the socket in its frame, and nobody else has it: it
+    would stay open for as long as the error's traceback is remembered, or until cycles are collected.
+    """
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            made = frame.f_locals.get("self")
+            if isinstance(made, ssl.SSLSocket):
+                made.close()
+        error = error.__cause__ or error.__context__
 
 
 def _plain(error: Exception) -> str:
