@@ -110,6 +110,7 @@ def test_measure_by_the_daemon(tmp_path: Path, seconds: Seconds, report: Report)
         daemon = stack.enter_context(Daemon(tmp_path, s.config.read_text(), env=s.nvml.env))
         s.environ["WATTGRAM_LOCAL__SOCKET"] = str(tmp_path / "api.sock")
         daemon.until(lambda metrics: metrics.value("wattgram_device_energy_joules_total", component="gpu") > 0)
+        wait((tmp_path / "api.sock").exists)
         lengths = [0.5, seconds(2.0, 5.0), *([60.0] if seconds(0, 1) else [])]
         for length in lengths:
             receipt, mine = s.receipt(length, tmp_path)

@@ -462,6 +462,7 @@ def test_the_daemon_opens_its_socket_in_the_runtime_directory_and_takes_it_away(
     place = tmp_path / "run" / "api.sock"
     env = {"RUNTIME_DIRECTORY": str(tmp_path / "run")}
     with Daemon(tmp_path, OFF, env=env) as daemon:
+        wait(place.exists)  # without a source it has something to show before it has its socket
         with wattgram.measure("in a daemon", socket=str(place)) as m:
             mode = place.stat().st_mode & 0o777
         daemon.config_file.write_text(f'{OFF}[local]\nmode = "0666"\n')
