@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from wattgram.ports import Clock, NamerOptions, Unavailable
+from wattgram.workloads.kubernetes.allotment import Allotment
 from wattgram.workloads.kubernetes.namer import KubernetesNamer, Logs
 from wattgram.workloads.kubernetes.pods import Pods
 from wattgram.workloads.kubernetes.watch import MOST_LIST_BYTES, Pace, Place, Watch
@@ -32,7 +33,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 @dataclass(frozen=True, kw_only=True)
 class Options(NamerOptions):
     """Empty: `api` the cluster's own where this is a pod, `token_file` and `ca_file` the service account's, `node`
-    $NODE_NAME, else the host's name; `pods_log`: names are not looked for there.
+    $NODE_NAME, else the host's name; `pods_log`: names are not looked for there; `checkpoint`: who holds a GPU without
+    using it is not asked. `cgroup` is where control groups are mounted.
     """
 
     api: str = ""
@@ -40,6 +42,8 @@ class Options(NamerOptions):
     ca_file: str = ""
     node: str = ""
     pods_log: str = "/var/log/pods"
+    checkpoint: str = "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"
+    cgroup: str = "/sys/fs/cgroup"
 
 
 def open_namer(
@@ -58,7 +62,9 @@ def open_namer(
     if api:
         watch = Watch(_place(options, api, environ, account), pods, _fetcher(options, account, clock), clock, pace)
         watch.start(OPENING_SECONDS)
-    return KubernetesNamer(pods, watch, logs, clock)
+    file = options.checkpoint
+    allotment = Allotment(Path(file), Path(options.cgroup), clock) if file else None
+    return KubernetesNamer(pods, watch, logs, clock, allotment)
 
 
 def _own_api(environ: Mapping[str, str], account: Path) -> str:

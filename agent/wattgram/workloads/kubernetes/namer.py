@@ -1,16 +1,21 @@
-"""Names a pod from what is known at once: the API's watch, else kubelet's folders of logs, else its UID alone."""
+"""Names a pod from what is known at once: the API's watch, else kubelet's folders of logs, else its UID alone.
+
+A pod that was given a GPU holds it by the same name, whether or not it uses it.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
 from wattgram.model import Named, Subject, Workload
 from wattgram.ports import Clock, ReadFailed
+from wattgram.workloads.kubernetes.allotment import Allotment
 from wattgram.workloads.kubernetes.paths import deepest_pod
 from wattgram.workloads.kubernetes.pods import MOST_PODS, Pod, Pods, logged_pods
 from wattgram.workloads.kubernetes.watch import Watch
@@ -60,10 +65,20 @@ class Logs:
 class KubernetesNamer:
     """Says which pod a control group belongs to. `watch`, `logs` None: names do not come from there.
 
+    `allotment` None: who holds a GPU is not known.
+
     A pod's owner is its namespace, for good: who had to be called by a UID alone keeps an empty owner.
     """
 
-    def __init__(self, pods: Pods, watch: Watch | None, logs: Logs | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        pods: Pods,
+        watch: Watch | None,
+        logs: Logs | None,
+        clock: Clock,
+        allotment: Allotment | None = None,
+    ) -> None:
+        self._allotment = allotment
         self._pods = pods
         self._watch = watch
         self._logs = logs
@@ -78,22 +93,34 @@ class KubernetesNamer:
         if found is None:
             return None
         uid, depth = found
-        with self._lock:
-            pod, is_coming = self._find(uid)
-            if pod is None and is_coming:
-                return Named(None, depth)
-            self._asked.pop(uid, None)
-            if pod is None:
-                _remember(self._nameless, uid, None)
-            is_nameless = uid in self._nameless
-        owner = pod.namespace if pod and not is_nameless else ""
+        pod, workload = self._called(uid)
+        if workload is None:
+            return Named(None, depth)
         name = f"{pod.namespace}/{pod.name}" if pod else ""
-        return Named(Workload("pod", uid, owner), depth, name, pod.controller if pod else "")
+        return Named(workload, depth, name, pod.controller if pod else "")
+
+    def holders(self) -> Mapping[str, tuple[Workload, ...]]:
+        """Return which pods hold which GPU, as kubelet gave them; not those whose name may still come."""
+        held = self._allotment.held() if self._allotment else {}
+        called = {uid: self._called(uid)[1] for uid in {uid for uids in held.values() for uid in uids}}
+        return {gpu: tuple(pod for uid in uids if (pod := called[uid])) for gpu, uids in held.items()}
 
     def close(self) -> None:
         """Stop watching."""
         if self._watch is not None:
             self._watch.stop()
+
+    def _called(self, uid: str) -> tuple[Pod | None, Workload | None]:
+        """What is known of a pod, and how its joules are booked; None: not yet, its name may still come."""
+        with self._lock:
+            pod, is_coming = self._find(uid)
+            if pod is None and is_coming:
+                return None, None
+            self._asked.pop(uid, None)
+            if pod is None:
+                _remember(self._nameless, uid, None)
+            is_nameless = uid in self._nameless
+        return pod, Workload("pod", uid, pod.namespace if pod and not is_nameless else "")
 
     def _find(self, uid: str) -> tuple[Pod | None, bool]:
         """The pod, and where there is none, whether to wait for it."""
