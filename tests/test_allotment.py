@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ from standin.cgroups import Machine
 from standin.daemon import Daemon, Metrics
 from standin.nvml import CompilerMissing, Constant, Gpu, NvmlStandin
 from wattgram.clock import ManualClock
-from wattgram.model import Subject, Workload
+from wattgram.model import Named, Subject, Workload
+from wattgram.names import Names
 from wattgram.ports import ReadFailed
 from wattgram.workloads import kubernetes
-from wattgram.workloads.kubernetes.allotment import LOOK_SECONDS, Allotment, living_pods, parse_checkpoint
+from wattgram.workloads.kubernetes.allotment import LOOK_SECONDS, Allotment, Living, parse_checkpoint
+from wattgram.workloads.kubernetes.namer import KubernetesNamer
 
 UID, OTHER = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0", "11111111-2222-3333-4444-555555555555"
-UNDERSCORED = UID.replace("-", "_")
+UNDERSCORED, UNDERSCORED_OTHER = UID.replace("-", "_"), OTHER.replace("-", "_")
 GPU, SECOND = (f"GPU-5ca1ab1e-0000-4000-8000-00000000000{number}" for number in range(2))
 BURSTABLE = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UNDERSCORED}.slice"
 IDLE = 60.0
@@ -87,9 +91,12 @@ def test_gpus_are_held_by_whom_kubelet_gave_them(
         b"null",
         b"\xff",
         b'{"Data": null}',
+        b'{"Data": {"PodDeviceEntries": 0}}',
         b'{"Data": {"PodDeviceEntries": [3]}}',
         b'{"Data": {"PodDeviceEntries": [{"PodUID": "a"}]}}',
         checkpoint(entry(UID, 7)),
+        checkpoint(entry(UID, GPU)),
+        checkpoint(entry(UID, {"0": {"Devices": [GPU]}})),
         checkpoint(entry(UID, {"0": [7]})),
         checkpoint({**entry(UID, []), "ResourceName": 7}),
         checkpoint({**entry(UID, [GPU]), "PodUID": 7}),
@@ -120,16 +127,35 @@ def test_what_kubelet_would_not_write_is_refused(text: bytes) -> None:
 )
 def test_a_pod_lives_while_it_has_a_control_group(tmp_path: Path, version: str, group: str) -> None:
     machine = Machine(tmp_path, version)
-    machine.group("/user.slice/user-1000.slice")
+    living = Living(machine.tree)
+    course = [UID in living]
     machine.group(group)
-    before = living_pods(machine.tree)
+    course += [UID in living, OTHER in living, UID in living]
     machine.remove(group)
 
-    assert (frozenset({UID}), frozenset()) == (before, living_pods(machine.tree))
+    assert [False, True, False, True, False] == [*course, UID in living]
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        # within a container, and in one that is called so
+        f"/kubepods.slice/kubepods-pod{UNDERSCORED_OTHER}.slice/crio-{'ab' * 32}.scope/kubepods-pod{UNDERSCORED}.slice",
+        f"/kubepods/pod{OTHER}/pod{UID}",
+        f"/lxc/kubepods/pod{UID}",
+        f"/lxc.payload.x-kubepods/pod{UID}",
+        f"/user.slice/user-1000.slice/user@1000.service/kubepods/pod{UID}",
+    ],
+)
+def test_a_group_that_others_can_make_is_no_sign_of_life(tmp_path: Path, group: str) -> None:
+    machine = Machine(tmp_path)
+    machine.group(group)
+
+    assert UID not in Living(machine.tree)
 
 
 def test_without_control_groups_nobody_is_known_to_live(tmp_path: Path) -> None:
-    assert frozenset() == living_pods(tmp_path / "none")
+    assert UID not in Living(tmp_path / "none")
 
 
 # --- both -------------------------------------------------------------------------------------------
@@ -145,7 +171,7 @@ class Node:
         self.allotment = Allotment(self.file, self.machine.tree, self.clock)
 
     def later(self) -> dict[str, tuple[str, ...]]:
-        """Who holds what at the next look."""
+        """Who holds what a second later."""
         self.clock.advance(LOOK_SECONDS)
         return dict(self.allotment.held())
 
@@ -164,16 +190,18 @@ def test_a_pod_that_ended_holds_nothing_though_kubelet_has_not_forgotten_it(node
     assert ({GPU: (UID,)}, {}) == (first, node.later())
 
 
-def test_the_file_is_read_every_ten_seconds(node: Node) -> None:
+def test_a_gpu_changes_hands_within_a_second(node: Node) -> None:
     node.machine.group(BURSTABLE)
-    node.file.write_bytes(checkpoint())
-    node.allotment.held()
     node.file.write_bytes(checkpoint(entry(UID, {"0": [GPU]})))
+    course = [node.later()]
+    node.machine.remove(BURSTABLE)
+    node.machine.group(f"/kubepods/pod{OTHER}")
+    node.file.write_bytes(checkpoint(entry(OTHER, {"0": [GPU]}), entry(OTHER, None)))
     node.clock.advance(LOOK_SECONDS - 0.1)
-    early = dict(node.allotment.held())
+    course.append(dict(node.allotment.held()))
     node.clock.advance(0.1)
 
-    assert ({}, {GPU: (UID,)}) == (early, dict(node.allotment.held()))
+    assert [{GPU: (UID,)}, {GPU: (UID,)}, {GPU: (OTHER,)}] == [*course, dict(node.allotment.held())]
 
 
 def test_where_kubelet_gave_nothing_there_is_no_file_and_no_line(node: Node, caplog: pytest.LogCaptureFixture) -> None:
@@ -204,29 +232,90 @@ def test_a_file_that_cannot_be_read_is_said_once_and_when_it_can_be_again(
     lines = caplog.messages
     assert 3 == len(lines)
     assert "not what kubelet writes" in lines[0]
-    assert "Is a directory" in lines[1]
+    assert "not a regular file" in lines[1] or "Is a directory" in lines[1]
     assert "can be read again" in lines[2]
 
 
-def test_a_pod_holds_a_gpu_by_the_name_that_its_processes_have(tmp_path: Path) -> None:
-    node = Node(tmp_path)
+def test_a_pipe_in_its_place_keeps_nobody_waiting(node: Node) -> None:
+    os.mkfifo(node.file)
+
+    assert {} == node.later()
+    assert "not a regular file" in node.allotment.trouble
+
+
+@pytest.fixture
+def options(node: Node, tmp_path: Path) -> kubernetes.Options:
+    """Of a node without an API, where one pod was given a GPU and has its group."""
     node.machine.group(BURSTABLE)
     node.file.write_bytes(checkpoint(entry(UID, {"0": [GPU]})))
-    logs = tmp_path / "pods"
-    (logs / f"ml_train-0_{UID}").mkdir(parents=True)
-    options = kubernetes.Options(pods_log=str(logs), checkpoint=str(node.file), cgroup=str(node.machine.tree))
-    namer = kubernetes.open_namer(options, node.clock, {}, tmp_path / "no")
+    (tmp_path / "pods").mkdir()
+    return kubernetes.Options(pods_log=str(tmp_path / "pods"), checkpoint=str(node.file), cgroup=str(node.machine.tree))
+
+
+def opened(options: kubernetes.Options, node: Node) -> KubernetesNamer:
+    return kubernetes.open_namer(options, node.clock, {}, Path("/nowhere"))
+
+
+def test_a_pod_holds_a_gpu_by_the_name_that_its_processes_have(
+    node: Node, options: kubernetes.Options, tmp_path: Path
+) -> None:
+    (tmp_path / "pods" / f"ml_train-0_{UID}").mkdir()
+    namer = opened(options, node)
+
+    named = Named(Workload("pod", UID, "ml"), 0, "ml/train-0")
+    process = namer.name_of(Subject((BURSTABLE,), None))
+    assert process
+    assert ({GPU: (named,)}, named) == (namer.holders(), replace(process, depth=0))
+
+
+def test_a_pod_that_holds_a_gpu_before_it_has_a_name_gets_it_when_it_has(
+    node: Node, options: kubernetes.Options, tmp_path: Path
+) -> None:
+    """Its volumes are mounted first, then comes the folder of its logs, then a process."""
+    namer = opened(options, node)
+    early = dict(namer.holders())
+    node.clock.advance(60.0)
+    early |= namer.holders()
+    (tmp_path / "pods" / f"ml_train-0_{UID}").mkdir()
+    node.clock.advance(60.0)
 
     pod = Workload("pod", UID, "ml")
     named = namer.name_of(Subject((BURSTABLE,), None))
-    assert named
-    assert ({GPU: (pod,)}, pod) == (namer.holders(), named.workload)
+    assert ({GPU: ()}, pod) == (early, named and named.workload)
+    assert [pod] == [holder.workload for holder in namer.holders()[GPU]]
 
 
-def test_it_can_be_left_unasked(tmp_path: Path) -> None:
-    options = kubernetes.Options(pods_log=str(tmp_path), checkpoint="")
+def test_a_pod_that_had_to_be_called_by_its_uid_holds_by_its_uid(node: Node, options: kubernetes.Options) -> None:
+    namer = opened(options, node)
+    namer.name_of(Subject((BURSTABLE,), None))
 
-    assert {} == kubernetes.open_namer(options, ManualClock(), {}, tmp_path / "no").holders()
+    assert {GPU: (Named(Workload("pod", UID, "")),)} == namer.holders()
+
+
+def test_it_can_be_left_unasked(node: Node, options: kubernetes.Options, caplog: pytest.LogCaptureFixture) -> None:
+    namer = opened(replace(options, checkpoint=""), node)
+
+    assert ({}, []) == (namer.holders(), caplog.messages)
+
+
+def test_a_holder_is_described_to_people(node: Node, options: kubernetes.Options, tmp_path: Path) -> None:
+    """Also one that nothing but kubelet's file has named."""
+    (tmp_path / "pods" / f"ml_train-0_{UID}").mkdir()
+    names = Names({"kubernetes": opened(options, node)}, node.clock, tmp_path / "proc")
+
+    assert (Workload("pod", UID, "ml"),) == names.holders(GPU, "0")
+    assert ("ml/train-0", "") == names.describe(Workload("pod", UID, "ml"))
+
+
+def test_the_doctor_is_told_what_it_goes_by(node: Node, options: kubernetes.Options) -> None:
+    good = opened(options, node).told()
+    node.file.write_bytes(b"{}")
+    bad = opened(options, node).told()
+
+    assert ("", "") == (good.lacks, good.remedy)
+    assert "GPUs held by pods: 1" in good.goes_by
+    assert "not what kubelet writes" in bad.lacks
+    assert bad.remedy
 
 
 # --- the daemon -------------------------------------------------------------------------------------
@@ -272,12 +361,11 @@ cgroup = "{machine.tree}"
         metrics = daemon.until(lambda m: idle_of(m, "ml") > 2 * IDLE)
         shown = metrics.samples("wattgram_workload_energy_joules_total", kind="pod")
         machine.remove(BURSTABLE)
-        # Looked at every ten seconds; then all of both cards is nobody's.
-        daemon.until(lambda m: idle_of(m, "idle") - idle_of(metrics, "idle") > 16 * IDLE)
-        end = daemon.metrics()
+        # Looked at every second; then all of both cards is nobody's.
+        end = daemon.until(lambda m: idle_of(m, "idle") - idle_of(metrics, "idle") > 8 * IDLE)
 
     assert {(UID, nvml.gpus[0].uuid, "idle")} == {
         (sample.labels["workload"], sample.labels["device"], sample.labels["activity"]) for sample in shown
     }
     assert 0.8 <= idle_of(metrics, "ml") / (idle_of(metrics, "idle")) <= 1.25
-    assert idle_of(end, "ml") < idle_of(metrics, "ml") + 14 * IDLE
+    assert idle_of(end, "ml") < idle_of(metrics, "ml") + 4 * IDLE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wattgram.files import read_small, write_whole
+from wattgram.tools.files import read_small, write_whole
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

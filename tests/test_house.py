@@ -48,7 +48,6 @@ ROOMS = (
             "wattgram.child",
             "wattgram.clock",
             "wattgram.feed",
-            "wattgram.files",
             "wattgram.frames",
             "wattgram.idle",
             "wattgram.isolated",

@@ -146,7 +146,7 @@ def test_a_pod_that_ended_is_known_for_ten_minutes_more_and_while_it_is_asked_fo
     clock = ManualClock()
     pods = memory.Pods(clock)
     pods.put(known())
-    pods.end(UID)
+    pods.end(known())
     clock.advance(599.0)
     assert pods.find(UID)
     clock.advance(599.0)
@@ -161,7 +161,7 @@ def test_pods_that_a_list_does_not_mention_have_ended_and_one_that_it_does_has_n
     pods = memory.Pods(clock)
     pods.put(known(UID))
     pods.put(known(OTHER))
-    pods.end(OTHER)
+    pods.end(known(OTHER))
     pods.replace([known(OTHER)])
     clock.advance(601.0)
 
@@ -243,6 +243,25 @@ def test_a_static_pod_has_the_uid_that_kubelet_gave_it() -> None:
 
     assert found
     assert (STATIC, "kube-proxy-node-1") == (found.uid, found.name)
+
+
+def test_who_claims_another_pods_uid_does_not_get_it() -> None:
+    """Anybody may write the annotation of a mirror."""
+    claimed = told(Pod("mine", "evil", annotations={"kubernetes.io/config.mirror": UID}, version=1))
+
+    assert claimed
+    assert UID != claimed.uid
+
+
+def test_a_static_pod_that_is_known_is_not_called_otherwise_by_another() -> None:
+    pods = memory.Pods(ManualClock())
+    pods.put(memory.Pod(STATIC, "kube-system", "kube-proxy"))
+    claim = memory.Pod(STATIC, "evil", "mine")
+    pods.put(claim)
+    pods.end(claim)
+    pods.replace([claim])
+
+    assert memory.Pod(STATIC, "kube-system", "kube-proxy") == pods.find(STATIC)
 
 
 MALFORMED = [

@@ -47,8 +47,8 @@ class Namer:
         self.asked.append(subject)
         return self.answer(subject)
 
-    def holders(self) -> Mapping[str, tuple[Workload, ...]]:
-        return self.held
+    def holders(self) -> Mapping[str, tuple[Named, ...]]:
+        return {gpu: tuple(map(Named, those)) for gpu, those in self.held.items()}
 
     def close(self) -> None:
         self.closed = True

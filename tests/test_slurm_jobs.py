@@ -51,7 +51,10 @@ class Host:
     def held(self, later: float = SCAN_SECONDS) -> dict[str, list[str]]:
         """Which jobs hold which GPU, some seconds later."""
         self.clock.advance(later)
-        return {gpu: [workload.id for workload in holders] for gpu, holders in self.namer.holders().items()}
+        return {
+            gpu: [named.workload.id for named in holders if named.workload]
+            for gpu, holders in self.namer.holders().items()
+        }
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_a_job_without_a_note_has_its_processs_user(host: Host) -> None:
 def test_a_note_with_a_uid_alone_names_its_user(host: Host) -> None:
     host.note("7", "uid=1001\ngpus=0\n")
 
-    assert {"0": (Workload("slurm", "7", "bob"),)} == host.namer.holders()
+    assert {"0": (Named(Workload("slurm", "7", "bob")),)} == host.namer.holders()
 
 
 def test_gpus_are_held_by_the_jobs_that_the_prolog_noted(host: Host) -> None:
@@ -82,11 +85,9 @@ def test_gpus_are_held_by_the_jobs_that_the_prolog_noted(host: Host) -> None:
     host.note("10", f"user=bob\ngpus=1,{UUID}\n")
     host.note("9")
 
-    assert {
-        "0": (Workload("slurm", "9", "alice"),),
-        "1": (Workload("slurm", "9", "alice"), Workload("slurm", "10", "bob")),
-        UUID: (Workload("slurm", "10", "bob"),),
-    } == host.namer.holders()
+    alice = Named(Workload("slurm", "9", "alice"), 0, "train", "physics")
+    bob = Named(Workload("slurm", "10", "bob"))
+    assert {"0": (alice,), "1": (alice, bob), UUID: (bob,)} == host.namer.holders()
 
 
 def test_a_note_and_its_end_are_seen_at_once_and_a_change_of_it_after_five_seconds(host: Host) -> None:
@@ -341,3 +342,20 @@ def test_the_prolog_does_not_write_where_others_may(host: Host) -> None:
 @pytest.mark.parametrize("name", ["prolog.sh", "epilog.sh"])
 def test_a_hook_may_be_run_as_it_is(name: str) -> None:
     assert os.access(HOOKS / name, os.X_OK)
+
+
+def test_the_doctor_is_told_of_jobs_that_the_prolog_did_not_note(host: Host) -> None:
+    nothing = host.namer.told()
+    host.group("7")
+    host.group("8")
+    host.note("7")
+    host.clock.advance(SCAN_SECONDS)
+    some = host.namer.told()
+    host.note("8")
+    host.clock.advance(SCAN_SECONDS)
+    every = host.namer.told()
+
+    assert ("", "", "") == (nothing.lacks, nothing.remedy, every.lacks)
+    assert "2; noted by the prolog: 1" in some.goes_by
+    assert str(host.jobs) in some.remedy
+    assert "2; noted by the prolog: 2" in every.goes_by

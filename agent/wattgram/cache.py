@@ -10,9 +10,9 @@ from threading import Lock
 
 import msgspec
 
-from wattgram.files import read_small, write_whole
 from wattgram.model import BASES, FACTORS, Intensity
 from wattgram.ports import Place
+from wattgram.tools.files import read_small, write_whole
 
 KEEP = 200
 MOST_BYTES = 4 << 20

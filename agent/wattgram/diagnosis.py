@@ -13,7 +13,7 @@ from wattgram.config import Config
 from wattgram.feed import Claims
 from wattgram.model import COMPONENTS, Device, Intensity, Sample
 from wattgram.plan import Link, chain, enabled_sources, source_opener
-from wattgram.ports import Clock, ReadFailed, Unavailable
+from wattgram.ports import Clock, ReadFailed, Telling, Told, Unavailable
 from wattgram.tools.procfs import identity
 from wattgram.tools.sysfs import read_text
 
@@ -103,11 +103,17 @@ class Trial:
             if options.enabled is False:
                 continue
             try:
-                registry.namer(name).open_namer(options, self._clock).close()
+                namer = registry.namer(name).open_namer(options, self._clock)
             except Unavailable as missing:
                 yield Finding(NAMES, what, ABSENT, str(missing), missing.remedy, required)
+                continue
+            told = namer.told() if isinstance(namer, Telling) else Told("is asked")
+            namer.close()
+            detail = "; ".join(filter(None, (told.goes_by, told.lacks)))
+            if told.lacks:  # it is there, which is all that may be asked for
+                yield Finding(NAMES, what, ABSENT, detail, told.remedy)
             else:
-                yield Finding(NAMES, what, FINE, "is asked", required=required)
+                yield Finding(NAMES, what, FINE, detail, required=required)
         yield _processes(Path(self._config.attribution.proc))
 
     def carbon(self) -> Iterator[Finding]:

@@ -33,9 +33,9 @@ from wattgram.diagnosis import (
     newest,
     prices,
 )
-from wattgram.files import write_whole
 from wattgram.plan import chain, enabled_sources, recorded
 from wattgram.ports import Clock, ReadFailed, Unavailable
+from wattgram.tools.files import write_whole
 
 MARKS = {FINE: "✓", ABSENT: "·", BROKEN: "✗"}
 PLAIN_MARKS = {FINE: "+", ABSENT: "-", BROKEN: "!"}

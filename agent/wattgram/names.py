@@ -71,8 +71,15 @@ class Names:
 
     def holders(self, *gpus: str) -> tuple[Workload, ...]:
         """Return who holds a GPU, given its UUID and its index, also without a process on it."""
-        found = (namer.holders() for namer in self._namers if isinstance(namer, Allotting))
-        return tuple(dict.fromkeys(w for held in found for gpu in gpus if gpu for w in held.get(gpu, ())))
+        found: dict[Workload, Named] = {}
+        for namer in self._namers:
+            if isinstance(namer, Allotting):
+                held = namer.holders()
+                found |= {n.workload: n for gpu in gpus if gpu for n in held.get(gpu, ()) if n.workload}
+        if found:
+            with self._lock:
+                self._told |= {(w.kind, w.id): (n.name, n.account) for w, n in found.items() if n.name or n.account}
+        return tuple(found)
 
     def adopt(self, namers: Mapping[str, Namer], proc: Path) -> None:
         """Ask others from now on, about processes in another tree, and let go of those before."""

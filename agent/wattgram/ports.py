@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from wattgram.model import Cost, Instant, Intensity, Named, Sample, Subject, Workload
+from wattgram.model import Cost, Instant, Intensity, Named, Sample, Subject
 from wattgram.snapshot import Snapshot
 
 REASONS = ("auth", "plan", "zone", "rate", "quota", "server", "empty", "shape", "timeout")
@@ -128,6 +128,14 @@ class Provider(Protocol):
         ...
 
 
+class Told(NamedTuple):
+    """What a namer goes by, what it has to do without, and the remedy; the last two empty: nothing."""
+
+    goes_by: str
+    lacks: str = ""
+    remedy: str = ""
+
+
 class Namer(Protocol):
     """Says on whose behalf a process or a control group works. It answers at once, from what it knows."""
 
@@ -144,8 +152,17 @@ class Namer(Protocol):
 class Allotting(Protocol):
     """A namer that knows who holds a GPU also while no process of theirs is on it."""
 
-    def holders(self) -> Mapping[str, tuple[Workload, ...]]:
-        """Return who holds which GPU, by UUID or by NVML's index in decimal."""
+    def holders(self) -> Mapping[str, tuple[Named, ...]]:
+        """Return who holds which GPU, by UUID or by NVML's index in decimal; no workload in it: it is not known yet."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A namer that can say of itself what it goes by, for whoever sets it up."""
+
+    def told(self) -> Told:
+        """Return what it goes by now."""
         ...
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from wattgram.files import read_small, write_whole
+from wattgram.tools.files import read_small, write_whole
 
 LONGEST_WISH = 64
 LONGEST_PAUSE = 366 * 86_400.0

@@ -79,7 +79,7 @@ class JobFolder:
     """Reads the files that changed since the last time. `owner`: the uid whose files count."""
 
     def __init__(self, path: Path, owner: int = 0, most: int = MOST_FILES) -> None:
-        self._path = path
+        self.path = path
         self._owner = owner
         self._most = most
         self._read: dict[str, tuple[tuple[int, ...], Job | None]] = {}
@@ -98,29 +98,29 @@ class JobFolder:
     def state(self) -> tuple[int, int] | None:
         """Return what differs after a file was added or struck out, unless in the same tick; None: no folder."""
         try:
-            status = self._path.lstat()
+            status = self.path.lstat()
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
         try:
-            refused = not self._is_ours(self._path.lstat(), stat.S_ISDIR)
+            refused = not self._is_ours(self.path.lstat(), stat.S_ISDIR)
             if refused and not self._is_refused:
-                log.warning("slurm: %s is not read: it must be root's folder, where nobody else writes", self._path)
+                log.warning("slurm: %s is not read: it must be root's folder, where nobody else writes", self.path)
             self._is_refused = refused
             names = [] if refused else self._names()
         except OSError:
             return
         for name in names:
             try:
-                status = (self._path / name).lstat()
+                status = (self.path / name).lstat()
             except OSError:  # struck out meanwhile
                 continue
             yield name, status
 
     def _names(self) -> list[str]:
-        with os.scandir(self._path) as entries:
+        with os.scandir(self.path) as entries:
             names = [entry.name for entry in itertools.islice(entries, MOST_NAMES) if _ID.fullmatch(entry.name)]
         return heapq.nlargest(self._most, names, key=int)
 
@@ -128,7 +128,7 @@ class JobFolder:
         """None: it cannot be read, is too large or is not root's."""
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            with os.fdopen(os.open(self._path / name, flags), "rb") as file:
+            with os.fdopen(os.open(self.path / name, flags), "rb") as file:
                 status = os.fstat(file.fileno())
                 content = file.read(MOST_BYTES + 1) if self._is_ours(status, stat.S_ISREG) else None
         except OSError:

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 
 from wattgram.model import Named, Subject, Workload
-from wattgram.ports import Clock, NamerOptions
+from wattgram.ports import Clock, NamerOptions, Told
 from wattgram.tools.users import Owners, Users
 from wattgram.workloads._jobs import Job, JobFolder
 from wattgram.workloads._paths import living, uid, user_of
@@ -110,17 +110,28 @@ class SlurmNamer:
         owner = self._owner(found.id, job, process_uid if found.uid is None else found.uid)
         return Named(Workload("slurm", found.id, owner), found.end, job.name if job else "", job.account if job else "")
 
-    def holders(self) -> Mapping[str, tuple[Workload, ...]]:
+    def holders(self) -> Mapping[str, tuple[Named, ...]]:
         """Return which jobs hold which GPU, as their files say; not those that have shown no sign of life for long."""
-        held: dict[str, tuple[Workload, ...]] = {}
+        held: dict[str, tuple[Named, ...]] = {}
         jobs = self._known_jobs()
         now = self._clock.now().mono
         for name, job in sorted(jobs.items(), key=lambda item: int(item[0])):
             if job.gpus and now - self._signs.get(name, now) < GONE_SECONDS:
                 workload = Workload("slurm", name, self._owner(name, job, None))
                 for gpu in job.gpus:
-                    held[gpu] = (*held.get(gpu, ()), workload)
+                    held[gpu] = (*held.get(gpu, ()), Named(workload, 0, job.name, job.account))
         return held
+
+    def told(self) -> Told:
+        """Return how many jobs run here, and of how many the prolog has told."""
+        jobs, alive = self._known_jobs(), running(self._cgroup)
+        if not alive and not jobs:
+            return Told("no job is here")
+        goes_by = f"jobs here, by their control groups: {len(alive)}; noted by the prolog: {len(jobs)}"
+        if alive <= jobs.keys():
+            return Told(goes_by)
+        remedy = f"have Slurm run deploy/slurm/prolog.sh, which notes them in {self._folder.path} (docs/slurm.md)"
+        return Told(goes_by, "of the others neither account, name nor unused GPUs are known", remedy)
 
     def close(self) -> None:
         """Hold nothing, let go of nothing."""

@@ -17,7 +17,8 @@ from wattgram.ports import Clock, ReadFailed
 MOST_PODS = 2000
 KEPT_SECONDS = 600.0
 
-UID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}")
+STATIC_UID = re.compile(r"[0-9a-f]{32}")
+UID = re.compile(rf"[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}|{STATIC_UID.pattern}")
 _LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _NAMESPACE = re.compile(rf"(?=.{{1,63}}$){_LABEL}")
 _NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
@@ -70,11 +71,11 @@ class Pods:
             self._put(pod)
             self._forget()
 
-    def end(self, uid: str) -> None:
+    def end(self, pod: Pod) -> None:
         """Learn that a pod is gone; it is kept for a while."""
         with self._lock:
-            if uid in self._pods:
-                self._ended.setdefault(uid, self._clock.now().mono)
+            if self._is_same(pod):
+                self._ended.setdefault(pod.uid, self._clock.now().mono)
             self._forget()
 
     def replace(self, pods: Iterable[Pod]) -> None:
@@ -90,7 +91,13 @@ class Pods:
                     self._ended.setdefault(uid, now)
             self._forget()
 
+    def _is_same(self, pod: Pod) -> bool:
+        known = self._pods.get(pod.uid)
+        return known is not None and (known.namespace, known.name) == (pod.namespace, pod.name)
+
     def _put(self, pod: Pod) -> None:
+        if pod.uid in self._pods and pod.uid not in self._ended and not self._is_same(pod):
+            return  # a pod is never renamed: somebody claims another's UID
         self._pods[pod.uid] = pod
         self._ended.pop(pod.uid, None)
         if len(self._pods) > self._most:

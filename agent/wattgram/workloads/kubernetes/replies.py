@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from wattgram.ports import ReadFailed
-from wattgram.workloads.kubernetes.pods import UID, Pod, sound_pod
+from wattgram.workloads.kubernetes.pods import STATIC_UID, Pod, sound_pod
 
 # Metadata alone, in a form that every server has known since 1.15; older ones take the last.
 LIST_FORMS = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
@@ -134,10 +134,11 @@ def parse_change(line: bytes) -> Change | None:
 def _pod(metadata: _Metadata) -> Pod:
     """The pod as its control group knows it: a static pod's has the UID that kubelet gave it, not the API's.
 
+    That is an MD5 sum. Anybody may write the annotation; the API's own UIDs, of another form, cannot be taken by it.
     Raise ValueError where it is none.
     """
     static = metadata.annotations.mirror if metadata.annotations else ""
-    uid = static if UID.fullmatch(static) else metadata.uid
+    uid = static if STATIC_UID.fullmatch(static) else metadata.uid
     pod = sound_pod(uid, metadata.namespace, metadata.name, _controller(metadata))
     if pod is None:
         raise ValueError(metadata.uid)

@@ -90,7 +90,7 @@ class Watch:
         self._clock = clock
         self._pace = pace or Pace()
         self._chance = chance
-        self._url = f"{place.api.rstrip('/')}/api/v1/pods"
+        self.url = f"{place.api.rstrip('/')}/api/v1/pods"
         self._bell, self._listed = clock.bell(), clock.bell()
         self._selector = {"fieldSelector": f"spec.nodeName={place.node}"}
         self._stopping = False
@@ -102,6 +102,7 @@ class Watch:
         self._failing_since = math.nan
         self._said: set[str] = set()
         self.malformed = 0
+        self.trouble = ""  # why the API does not answer; empty: it does, or was not asked yet
 
     @property
     def is_trying(self) -> bool:
@@ -146,7 +147,7 @@ class Watch:
             self._version, self._is_behind = None, True
         elif status:
             self._version = None
-            raise refused(status, f"{self._url}: the watch ended with status {status}")
+            raise refused(status, f"{self.url}: the watch ended with status {status}")
         is_steady = self._clock.now().mono - started >= self._pace.steady or (heard and status != GONE)
         self._in_a_row = 0 if is_steady else self._in_a_row + 1
         if status == GONE and self._in_a_row <= 1:
@@ -160,7 +161,7 @@ class Watch:
         more = {} if self._is_behind else {"resourceVersion": "0"}
         for _ in range(MOST_PAGES):
             reply = self._fetcher.get(
-                self._url, {**self._selector, "limit": str(PAGE_PODS), **more}, self._headers(LIST_FORMS)
+                self.url, {**self._selector, "limit": str(PAGE_PODS), **more}, self._headers(LIST_FORMS)
             )
             self._hold_against(reply)
             page = parse_list(reply.body)
@@ -192,7 +193,7 @@ class Watch:
         }
         version, self._version = self._version, None
         with self._fetcher.stream(
-            self._url,
+            self.url,
             parameters,
             self._headers(WATCH_FORMS),
             lasts=seconds + pace.grace,
@@ -223,7 +224,7 @@ class Watch:
 
     def _learn(self, change: Change) -> None:
         if change.pod is not None and change.is_gone:
-            self._pods.end(change.pod.uid)
+            self._pods.end(change.pod)
         elif change.pod is not None:
             self._pods.put(change.pod)
         self._version = change.version
@@ -248,20 +249,22 @@ class Watch:
             wait = reply.retry_after(self._clock.now().wall)
             if reply.status == GONE:
                 self._is_behind = True
-            raise refused(reply.status, f"{self._url}: HTTP {reply.status}{HINTS.get(reply.status, '')}", wait)
+            raise refused(reply.status, f"{self.url}: HTTP {reply.status}{HINTS.get(reply.status, '')}", wait)
 
     def _answers(self) -> None:
         """Note that all is well, and say so if that is news."""
         if not math.isnan(self._failing_since):
             log.info("kubernetes recovered after %.0f s", self._clock.now().mono - self._failing_since)
         elif not self._answered:
-            log.info("kubernetes: %d pods of node %s are named by %s", len(self._pods), self._place.node, self._url)
+            log.info("kubernetes: %d pods of node %s are named by %s", len(self._pods), self._place.node, self.url)
         self._answered, self._is_refused, self._failing_since = True, False, math.nan
+        self.trouble = ""
         self._said &= {"malformed", "none"}
 
     def _failed(self, failure: ReadFailed) -> float:
         """Say what is news, and return the seconds to wait."""
         self._in_a_row += 1
+        self.trouble = str(failure)
         self._is_refused = failure.reason == "auth"
         if math.isnan(self._failing_since):
             self._failing_since = self._clock.now().mono
@@ -280,4 +283,4 @@ class Watch:
         self.malformed += malformed
         if malformed and "malformed" not in self._said:
             self._said.add("malformed")
-            log.warning("kubernetes: %s says what is no pod; such lines are left out", self._url)
+            log.warning("kubernetes: %s says what is no pod; such lines are left out", self.url)
