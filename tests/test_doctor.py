@@ -22,6 +22,7 @@ from standin.daemon import Daemon
 from standin.grid import GridApi
 from standin.nvml import CompilerMissing, Gpu, NvmlStandin
 from standin.sysfs import RaplTree, Zone
+from standin.watching import wait
 from wattgram import config as configuration
 from wattgram import surroundings
 from wattgram.diagnosis import Finding, prices
@@ -773,4 +774,6 @@ def test_whether_a_daemon_may_be_asked_what_a_command_used_is_told(host: Host) -
     folder = host.directory / "daemon"
     folder.mkdir()
     with Daemon(folder, config):
-        assert host.findings(config)["local API"]["state"] == "ok"
+        wait(where.exists)
+        found = host.findings(config)["local API"]
+    assert (found["state"], f"--socket {where}" in found["detail"]) == ("ok", True)

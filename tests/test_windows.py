@@ -11,6 +11,7 @@ import pytest
 
 from standin.processes import Processes
 from wattgram.clock import ManualClock
+from wattgram.errand import lines
 from wattgram.kin import Proc
 from wattgram.ledger import Ledger
 from wattgram.model import Activity, Actor, Charge, Device, EnergyDelta, Gap, Instant, Intensity, Process, Share
@@ -246,6 +247,18 @@ def test_the_uncertainty_is_the_sensors_and_that_of_the_edges(world: World) -> N
 
     assert pytest.approx(50.0 + 20.0) == uncertainty["joules"]
     assert [] == uncertainty["sensors_not_established"]
+
+
+def test_a_model_has_no_half_width_beside_its_figure(world: World) -> None:
+    """That of the edges alone would be read as that of the whole."""
+    modelled = Device("cpu", "estimated-cpu", quality="estimated")
+    world.windows.begin(USER, KEY, "job", 100)
+    world.move(10.0, mine=5.0, busy=5.0, idle=5.0)
+    world.book(modelled, 0.0, 10.0, 1000.0)
+    receipt = world.end()
+
+    assert ["cpu"] == receipt["uncertainty"]["modelled"]
+    assert "500 J (cpu: a model, which may be off by half the value and more)" == dict(lines(receipt))["energy"]
 
 
 def test_two_windows_on_one_process_see_the_same_and_add_nothing(world: World) -> None:

@@ -225,7 +225,10 @@ def _energy(receipt: Receipt) -> str:
         return "not known"
     text = _figure(receipt["joules"], "J")
     uncertainty = receipt["uncertainty"]
-    if uncertainty:
+    modelled = (uncertainty or {}).get("modelled")
+    if modelled:  # whatever is known of the edges says nothing beside that
+        text += f" ({', '.join(modelled)}: a model, which may be off by half the value and more)"
+    elif uncertainty:
         unknown = uncertainty["sensors_not_established"]
         more = f", sensors of {', '.join(unknown)} not established" if unknown else ""
         text += f" ± {_figure(uncertainty['joules'], 'J')} ({100 * uncertainty['ratio']:.2g} %{more})"

@@ -173,13 +173,15 @@ def _edges(account: DeviceTally, window: Window) -> float:
 def _uncertainty(components: list[dict[str, Any]], total: float | None) -> dict[str, Any] | None:
     if not total:
         return None
-    stated = [(c["component"], c["uncertainty"]) for c in components if c["uncertainty"] and c["joules"]]
+    used = [c for c in components if c["uncertainty"] and c["joules"]]
+    stated = [(c["component"], c["uncertainty"]) for c in used]
     known = sum((u["sensor_joules"] or 0.0) + u["edge_joules"] for _, u in stated)
     return {
         "joules": known,
         "ratio": known / total,
         "edge_joules": sum(u["edge_joules"] for _, u in stated),
         "sensors_not_established": [name for name, u in stated if u["sensor_joules"] is None],
+        "modelled": [c["component"] for c in used if "estimated" in c["quality"]],
     }
 
 

@@ -282,7 +282,8 @@ def local_api(config: Config) -> Iterator[Finding]:
         return
     daemon, refusals = find_daemon(config.local.socket)
     if daemon is not None:
-        yield Finding(PORT, "local API", FINE, "a daemon answers: wattgram measure asks it")
+        words = f"wattgram measure --socket {config.local.socket}" if config.local.socket else "wattgram measure"
+        yield Finding(PORT, "local API", FINE, f"a daemon answers: {words} asks it")
         return
     why = "; ".join(refusals) or "no daemon has opened one"
     remedy = "needed only for wattgram measure, which meters itself else; docs/local-api.md says who may connect"
