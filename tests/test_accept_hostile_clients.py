@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +164,17 @@ class Strangers:
         """So many who say so much and then nothing."""
         return [self._stack.enter_context(self._connected(words, buffer)) for _ in range(count)]
 
+    def come_and_go(self, count: int, words: bytes) -> Callable[[random.Random], None]:
+        """So many more each time; those before the last ten times leave, as this process may not hold all of them."""
+        there: deque[socket.socket] = deque()
+
+        def turn(_: random.Random) -> None:
+            there.extend(self.wait_with(count, words))
+            while len(there) > 10 * count:
+                there.popleft().close()
+
+        return turn
+
     def keep_doing(self, act: Callable[[random.Random], object], seed: int) -> None:
         """One who does something again and again; that he is cut off is no matter."""
 
@@ -284,7 +296,7 @@ def test_silent_tls_clients_do_not_hold_up_a_scrape(tmp_path: Path, seconds: Sec
     with Daemon(tmp_path, f'{SYNTHETIC}[web]\nconfig_file = "{config}"\n', wait=False) as daemon:
         wait_for_tls(daemon, authority)
         with survived(daemon, Scraper(daemon.port, authority.trusting()), report), Strangers(daemon.port) as strangers:
-            strangers.keep_doing(lambda _: strangers.wait_with(40, b""), 1)
+            strangers.keep_doing(strangers.come_and_go(40, b""), 1)
             strangers.wait_with(MANY, b"")
             strangers.keep_doing(lambda _: strangers.say(b"\x16\x03\x01\x02\x00\x01\x00"), 2)
             strangers.keep_doing(lambda dice: strangers.say(b"\x16" + dice.randbytes(2000)), 3)

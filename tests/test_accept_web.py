@@ -24,6 +24,7 @@ from standin.certificates import Authority, hashed, replace
 from standin.daemon import Daemon
 from standin.watching import wait
 from standin.wire import free_port
+from wattgram.logs import MOST_OF_A_KIND
 
 Seconds = Callable[[float, float], float]
 Report = Callable[[str], None]
@@ -328,8 +329,12 @@ def test_certificates_rotate_under_load(
     assert [] == scraper.failed
     assert rotations + 1 == len(scraper.serials)
     halves = sum(1 for turn in range(rotations) if turn % 3)
-    assert halves == log.count("stays in force")
-    assert halves == log.count("is good now")
+    for told in ("stays in force", "is good now"):
+        shown = log.count(told)
+        if rotations < MOST_OF_A_KIND:
+            assert halves == shown
+        else:  # the log has so many lines of a kind in a minute, and the next one tells how many were left out
+            assert 0 < shown < halves
     report(f"{rotations} rotations, {halves} of them half written for a while: {scraper.scrapes} scrapes, none failed")
 
 
