@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -562,6 +563,19 @@ def test_judging_a_counter_costs_next_to_nothing_at_the_least_interval() -> None
     spent = time.process_time() - before
 
     assert spent / 100 < 0.001  # seconds; eight cards take eight times as much, twenty times a second
+
+
+def test_five_minutes_are_kept_small_however_often_a_device_is_read() -> None:
+    """Eight cards at 10 Hz held 3 MiB of comparisons."""
+    tracemalloc.start()
+    trust = Trust(on_trial=False)
+    for tick in range(12_000):
+        trust.compare(tick * 0.05, (tick + 1) * 0.05, 16 * JOULE, 15 * JOULE)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert held < 100_000
+    assert pytest.approx(16 / 15) == trust.ratio(600.0)
 
 
 # --- calibration ------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 
 WINDOW_SECONDS = 300.0
+# Stretches that follow on each other are kept as one up to this length, however often a device is read.
+GRAIN_SECONDS = 1.0
 # A counter that was doubted, or is on trial, must agree with integrated power this closely for this long.
 TRIAL_SECONDS = 30.0
 TOLERANCE = 0.10
@@ -26,7 +28,7 @@ class _Pair:
 class Trust:
     """One device's counter against its power. `on_trial`: it is believed only while it agrees.
 
-    Sums are kept as pairs come and go: a window of 5 minutes at the least interval holds thousands.
+    Sums are kept as pairs come and go: a window of 5 minutes holds hundreds.
     """
 
     def __init__(self, *, on_trial: bool) -> None:
@@ -38,8 +40,14 @@ class Trust:
 
     def compare(self, start: float, end: float, counted: int, integrated: int) -> None:
         """Note what counter and power gave for one and the same stretch of time, in microjoules."""
-        self._pairs.append(_Pair(end, end - start, counted, integrated))
-        self._sum(self._pairs[-1], 1)
+        pair = _Pair(end, end - start, counted, integrated)
+        self._sum(pair, 1)
+        last = self._pairs[-1] if self._pairs else None
+        if last and abs(start - last.end) <= ROUNDING and last.seconds + pair.seconds <= GRAIN_SECONDS + ROUNDING:
+            joined = last.seconds + pair.seconds, last.counted + counted, last.integrated + integrated
+            self._pairs[-1] = _Pair(end, *joined)
+        else:
+            self._pairs.append(pair)
         while self._pairs[0].end - self._pairs[0].seconds < end - WINDOW_SECONDS and len(self._pairs) > 1:
             self._sum(self._pairs.popleft(), -1)
         if self._on_trial or not self.believed:
