@@ -18,8 +18,8 @@ test: ## build the wheel, install it in a clean environment, test that
 check: ## lint, format, types
 	@scripts/check.sh
 
-accept: ## the acceptance lines at full length, and a table of them
-	@WATTGRAM_ACCEPT=full scripts/test.sh -m accept --timeout=7200 $(ARGS)
+accept: ## the acceptance lines at full length, and a table of them: about an hour
+	@WATTGRAM_ACCEPT=full scripts/test.sh -n auto -m accept --timeout=7200 $(ARGS)
 
 bench: ## what the daemon itself costs, and how wrong it is, beside another exporter
 	@exec scripts/bench.sh $(ARGS)
