@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+REPEATED = "rerun"  # the outcome of a test that failed and is repeated: --reruns of pytest-rerunfailures
 EXCUSE = "needs a real"  # the one reason to skip that continuous integration accepts: hardware it cannot have
 
 
@@ -38,7 +39,9 @@ class Line:
         """Take in one of a test's three phases: the worst counts, their times add up."""
         self.seconds += report.duration
         self.note = str(dict(report.user_properties).get("measured", self.note))
-        if report.outcome != "passed":
+        if report.outcome == REPEATED:
+            self.outcome, self.note = "passed", ""  # unless what follows says otherwise
+        elif report.outcome != "passed":
             self.outcome = report.outcome
 
 
@@ -64,6 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "apart: takes seconds and shares nothing with its file; see workers.py")
     config.addinivalue_line("markers", "busy: computes for seconds, or starts many daemons; see workers.py")
     config.pluginmanager.register(Table())
+    config.pluginmanager.register(Repeated())
 
 
 @pytest.fixture
@@ -207,3 +211,26 @@ class Table:
             good = {"green": True} if line.outcome == "passed" else {"red": True}
             terminalreporter.write(f"{line.line:<6}{line.outcome:<8}", **good)
             terminalreporter.write_line(f"{line.seconds:8.1f} s  {line.text}{note}")
+
+
+# --- no silent second try -------------------------------------------------------------------------
+
+
+class Repeated:
+    """The failures of tests that were repeated (`--reruns`), in full: whoever reads may judge chance or fault."""
+
+    def __init__(self) -> None:
+        self._failures: list[tuple[str, str]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a failure that was not the last word."""
+        if report.outcome == REPEATED:
+            self._failures.append((report.nodeid, report.longreprtext))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print them, if there are any."""
+        if not self._failures:
+            return
+        terminalreporter.section("failed at first, and repeated", yellow=True)
+        for nodeid, text in self._failures:
+            terminalreporter.write_line(f"{nodeid}\n{text}\n")

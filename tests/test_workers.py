@@ -1,4 +1,4 @@
-"""Tests side by side, as `make test` runs them: who stays together, what runs alone, and one table of all."""
+"""Tests side by side, as `make test` runs them: who stays together, what runs alone, what is repeated, one table."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ def test_one(n, report):
 """
 APART = TOGETHER.replace("pytest.mark.accept", "pytest.mark.apart\n@pytest.mark.accept")
 ALONE = TOGETHER.replace("pytest.mark.accept", "pytest.mark.alone\n@pytest.mark.accept")
+CHANCE = """
+import pytest
+from pathlib import Path
+
+@pytest.mark.accept("1.1", "fails by chance")
+def test_once(report):
+    tries = Path(__file__).parent / "tries"
+    tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+    report(f"at try {len(tries.read_text())}")
+    assert len(tries.read_text()) > 1, "the machine stood still"
+
+@pytest.mark.accept("1.2", "fails always")
+def test_always():
+    assert False, "broken"
+"""
 
 
 @dataclass(frozen=True)
@@ -103,3 +118,23 @@ def test_others_run_side_by_side(run: Run) -> None:
 def test_the_table_is_complete(run: Run) -> None:
     """Whichever process ran a line, it is told once, with what it measured."""
     assert 15 == len(re.findall(r"^1\.1 +passed .* a line of some · in \d turns$", run.output, re.MULTILINE))
+
+
+def test_what_is_repeated_is_told_in_full(tmp_path: Path) -> None:
+    """A failure that was chance passes at the second try and is shown; one that was not fails."""
+    for name in ("conftest.py", "workers.py"):
+        shutil.copy(HERE / name, tmp_path)
+    for name in ("test_a.py", "test_b.py"):
+        (tmp_path / name).write_text(CHANCE.replace('"tries"', f'"tries of {name}"'))
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\npythonpath = .\naddopts = --import-mode=importlib -n 2 --reruns 1\nfilterwarnings = error\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+
+    assert 1 == done.returncode, done.stdout + done.stderr
+    assert "2 failed, 2 passed, 4 rerun" in done.stdout
+    assert 2 == len(re.findall(r"^1\.1 +passed .* fails by chance · at try 2$", done.stdout, re.MULTILINE))
+    assert 2 == len(re.findall(r"^1\.2 +failed .* fails always$", done.stdout, re.MULTILINE))
+    _, first = done.stdout.split(" failed at first, and repeated ")
+    assert 2 == first.count("AssertionError: the machine stood still")
