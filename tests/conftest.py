@@ -113,6 +113,24 @@ def lines() -> Generator[list[str], None, None]:
     logger.setLevel(level)
 
 
+@pytest.fixture(scope="module")
+def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Any, None, None]:
+    """The plays of the module, begun together: see standin/stage.py."""
+    with stages().Stage(request, tmp_path_factory.mktemp("plays")) as found:
+        yield found
+
+
+@pytest.fixture
+def outcome(request: pytest.FixtureRequest, stage: Any) -> Any:
+    """What the play that this test judges came to."""
+    return stage.outcome(request.function.play, stages().attempt(request))
+
+
+def stages() -> ModuleType:
+    """The module that only tests with plays need."""
+    return importlib.import_module("standin.stage")
+
+
 # --- no silent skip -------------------------------------------------------------------------------
 
 

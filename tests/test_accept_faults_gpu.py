@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +39,6 @@ from standin.watching import devices, pause, wait
 LOST, RESET_REQUIRED, NO_PERMISSION, NOT_SUPPORTED, UNKNOWN = 15, 16, 4, 3, 999
 STRANGE = 'GPU-\x1b[31mred"\\ \nlevel=error msg=forged'
 RING = 120
-
-
-@pytest.fixture(scope="module")
-def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """This module's plays, begun together."""
-    with Stage(request, tmp_path_factory.mktemp("faults")) as found:
-        yield found
-
-
-@pytest.fixture
-def outcome(request: pytest.FixtureRequest, stage: Stage) -> Any:
-    """What the play that this test judges came to."""
-    return stage.outcome(request.function.play)
 
 
 # --- every card with a trouble of its own ---------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,6 @@ CONFIG = ONLY_NVML.replace("200ms", "100ms")
 SCRAPES = 100  # enough for a p99
 # Scrapes take a few milliseconds: below this a ratio says more about the machine than about us.
 NOISE_SECONDS = 0.004
-
-
-@pytest.fixture(scope="module")
-def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """This module's one play: nothing else may run while it measures."""
-    with Stage(request, tmp_path_factory.mktemp("faults")) as found:
-        yield found
-
-
-@pytest.fixture
-def outcome(request: pytest.FixtureRequest, stage: Stage) -> Any:
-    """What the play that this test judges came to."""
-    return stage.outcome(request.function.play)
 
 
 class Looker:

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -48,21 +47,7 @@ DAY = 86_400.0
 CHILD_START, BACKOFF = 3.0, 4.0
 WATTS = 200.0
 # By so much the writer of the counters' files may come late.
-WRITER = 0.02
 ZONES = tuple(f"intel-rapl:{number}" for number in range(6))
-
-
-@pytest.fixture(scope="module")
-def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """This module's plays, begun together."""
-    with Stage(request, tmp_path_factory.mktemp("faults")) as found:
-        yield found
-
-
-@pytest.fixture
-def outcome(request: pytest.FixtureRequest, stage: Stage) -> Any:
-    """What the play that this test judges came to."""
-    return stage.outcome(request.function.play)
 
 
 # --- processor counters ---------------------------------------------------------------------------
@@ -103,6 +88,7 @@ def zones(directory: Path, seconds: Seconds) -> dict[str, Any]:
         "after": after,
         "start": start,
         "end": end,
+        "late": tree.late,
         "silences": auditor.silences,
         "lines": parsed(log[before.logged : after.logged]),
     }
@@ -141,7 +127,7 @@ def test_a_zone_beside_failing_ones_misses_nothing(outcome: Any, report: Report)
     report(f"{seen.joules / (WATTS * seen.seconds) - 1:+.3%}")
     assert [] == outcome["silences"]
     assert 0.0 == seen.unmetered
-    assert_powered(seen, WATTS, BRIDGED, WRITER)
+    assert_powered(seen, WATTS, BRIDGED, outcome["late"])
     assert [] == about(outcome["lines"], f"package-{WELL}")
 
 
@@ -155,8 +141,8 @@ def test_a_zone_that_vanishes_and_returns(outcome: Any, report: Report) -> None:
     report(f"{seen.unmetered:.2f} s unmetered of {away:.2f} s")
     # What the counter gained since its return is known; the rest of the outage is not.
     assert abs(seen.unmetered - away) <= TOLERANCE
-    assert seen.joules <= WATTS * seen.covered * 1.01 + WATTS * EVERY
-    assert seen.joules >= WATTS * (seen.covered - 2 * EVERY) * 0.99
+    assert seen.joules <= WATTS * (seen.covered + EVERY + outcome["late"]) * 1.01
+    assert seen.joules >= WATTS * (seen.covered - 2 * EVERY - outcome["late"]) * 0.99
     assert_zone_told(outcome, VANISHING, "ENOENT")
 
 
@@ -174,7 +160,7 @@ def test_a_zone_that_cannot_be_read_for_a_while(outcome: Any, zone: int, reason:
 
     report(f"{seen.joules / (WATTS * seen.seconds) - 1:+.3%}, {seen.unmetered:g} s unmetered")
     assert 0.0 == seen.unmetered
-    assert_powered(seen, WATTS, BRIDGED, WRITER)
+    assert_powered(seen, WATTS, BRIDGED, outcome["late"])
     assert during.devices[f"package-{zone}"]["watts"] is None
     assert_zone_told(outcome, zone, reason)
     assert f"package-{zone}" in during.health["rapl"]["unanswered"]
@@ -341,6 +327,7 @@ def descriptors(directory: Path, seconds: Seconds) -> dict[str, Any]:
             after = r.quiet()
             found["clients"] = r.outcome(before, after, start, end)
             found["alive"] = r.daemon.returncode is None
+        found["late"] = tree.late
     return found
 
 
@@ -368,7 +355,7 @@ def test_descriptors_run_out(outcome: Any, case: str, report: Report) -> None:
 
     report(f"{error:+.3%}, {len(found.lines)} lines, {len(found.silences)} scrapes unanswered so far")
     assert 0.0 == package.unmetered
-    assert_powered(package, WATTS, BRIDGED, WRITER)
+    assert_powered(package, WATTS, BRIDGED, outcome["late"])
     assert len(about(found.lines, "package-0", "rapl")) <= 2, found.lines
     assert len(about(found.lines, "nvml", "GPU-")) <= 2, found.lines
     # What was refused is said, and not once for each refusal.

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,7 @@ from standin.watching import devices, mono, pause, wait
 
 WATTS = 200.0
 # By so much the writer of the counters' files may come late.
-WRITER = 0.02
 FORGED = '\x1b[31m12"\\\nlevel=error msg=forged\n'
-
-
-@pytest.fixture(scope="module")
-def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """This module's plays, begun together."""
-    with Stage(request, tmp_path_factory.mktemp("faults")) as found:
-        yield found
-
-
-@pytest.fixture
-def outcome(request: pytest.FixtureRequest, stage: Stage) -> Any:
-    """What the play that this test judges came to."""
-    return stage.outcome(request.function.play)
 
 
 # --- a log that nobody reads ----------------------------------------------------------------------
@@ -185,6 +170,7 @@ def reload(directory: Path, seconds: Seconds) -> dict[str, Any]:
             found["prices"] = r.daemon.metrics().samples("wattgram_pricing_info")
             found["silences"] = list(r.auditor.silences)
             r.auditor.finish()
+        found["late"] = tree.late
     return found
 
 
@@ -194,13 +180,13 @@ def _heard(daemon: Daemon, logged: int, word: str) -> None:
         wait(lambda: word in daemon.log[logged:], 5.0)
 
 
-def assert_uninterrupted(found: Outcome) -> None:
+def assert_uninterrupted(found: Outcome, late: float) -> None:
     """Nothing unmetered, nothing lost, on any source."""
     assert_bridged(found, 0)
     assert_bridged(found, 1)
     package = change(found.before, found.after, "package-0")
     assert 0.0 == package.unmetered
-    assert_powered(package, WATTS, BRIDGED, WRITER)
+    assert_powered(package, WATTS, BRIDGED, late)
 
 
 @scene(reload)
@@ -210,7 +196,7 @@ def test_a_bad_file_changes_nothing(outcome: Any, file: str) -> None:
     """A typing error on a Friday evening."""
     found: Outcome = outcome[file]
 
-    assert_uninterrupted(found)
+    assert_uninterrupted(found, outcome["late"])
     assert ["error"] == [line.level for line in found.lines], found.lines
     assert [outcome["first child"]] == outcome[f"{file} child"]
     assert [] == outcome["silences"]
@@ -221,7 +207,7 @@ def test_a_bad_file_changes_nothing(outcome: Any, file: str) -> None:
 def test_a_good_file_changes_what_it_changes(outcome: Any) -> None:
     """Whoever changes the zone loses no joule, and the child that reads is the same."""
     for step in ("same", "zone"):
-        assert_uninterrupted(outcome[step])
+        assert_uninterrupted(outcome[step], outcome["late"])
         assert [outcome["first child"]] == outcome[f"{step} child"]
         assert [] == texts(outcome[step].lines, "warning", "error")
     assert ["DE"] == [price.labels["grid_zone"] for price in outcome["prices"]]
@@ -233,7 +219,7 @@ def test_a_changed_source_is_opened_anew_with_its_memory(outcome: Any) -> None:
     """Its counters tell what was used while nobody looked."""
     found: Outcome = outcome["source"]
 
-    assert_uninterrupted(found)
+    assert_uninterrupted(found, outcome["late"])
     assert 1 == len(outcome["source child"])
     assert 0.3 == found.after.health["nvml"]["every"]
     assert [] == texts(found.lines, "warning", "error")
@@ -245,7 +231,7 @@ def test_a_changed_address_needs_a_restart(outcome: Any) -> None:
     """Nobody loses the endpoint that scrapes find."""
     found: Outcome = outcome["address"]
 
-    assert_uninterrupted(found)
+    assert_uninterrupted(found, outcome["late"])
     assert 1 == len([line for line in found.lines if re.search(r"web\.listen.*(restart|next start)", line.text)])
 
 

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +40,6 @@ COUNTER, POWER = 0, 1
 # A child that is found out of order by its silence, the longest wait of its first failures, and its start.
 SILENCE, BACKOFF, CHILD_START = 2.0, 4.0, 3.0
 MOST_ABANDONED = 3
-
-
-@pytest.fixture(scope="module")
-def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """This module's plays, begun together."""
-    with Stage(request, tmp_path_factory.mktemp("faults")) as found:
-        yield found
-
-
-@pytest.fixture
-def outcome(request: pytest.FixtureRequest, stage: Stage) -> Any:
-    """What the play that this test judges came to."""
-    return stage.outcome(request.function.play)
 
 
 def returned(r: Rig, since: float, deadline: float = 30.0) -> float:

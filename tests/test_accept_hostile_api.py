@@ -25,6 +25,7 @@ import pytest
 from standin.daemon import Daemon, Metrics
 from standin.grid import TOKEN, GridApi, Recorder
 from standin.nvml import Constant
+from standin.stage import attempt
 from standin.sysfs import RaplTree, Zone
 from standin.web import Handler, Request, Server
 
@@ -173,7 +174,7 @@ def configuration(tree: RaplTree, directory: Path, base_url: str) -> str:
         f'[sources.rapl]\nenabled = true\npath = "{tree.sys}"\nproc = "{tree.proc}"\n'
         '[carbon]\nzone = "FR"\nproviders = ["electricitymaps", "annual"]\n'
         f'cache_file = "{directory}/kept.json"\n[carbon.electricitymaps]\nbase_url = "{base_url}"\n'
-        f'token_file = "{directory}/token"\nevery = "300ms"\ntimeout = "1s"\n'
+        f'token_file = "{directory}/token"\nevery = "300ms"\ntimeout = "3s"\n'
     )
 
 
@@ -377,14 +378,16 @@ class Wards:
         self._names = sorted(names, key=lambda name: (MOODS.get(name[1]) not in ("server", "timeout"), name))
         self._futures: dict[Name, Future[str]] = {}
 
-    def outcome(self, name: Name, longest: float) -> str:
-        """How one of them went; raise what it raised."""
+    def outcome(self, name: Name, longest: float, attempt: int = 1) -> str:
+        """How one of them went; raise what it raised. A test that is repeated judges another life."""
+        if attempt > 1:
+            return self._live(*name, longest, attempt)
         if not self._futures:
-            self._futures = {n: self._pool.submit(self._live, *n, longest) for n in self._names}
+            self._futures = {n: self._pool.submit(self._live, *n, longest, attempt) for n in self._names}
         return self._futures[name].result(280.0)
 
-    def _live(self, kind: str, mood: str, longest: float) -> str:
-        directory = self._directory / re.sub(r"\W", "-", f"{kind}-{mood}")
+    def _live(self, kind: str, mood: str, longest: float, attempt: int) -> str:
+        directory = self._directory / re.sub(r"\W", "-", f"{kind}-{mood}-{attempt}")
         directory.mkdir()
         life: Life = {"echo": told_back, "flood": flooded}.get(kind, live)
         return life(self._tree, directory, mood, kind, longest)
@@ -399,6 +402,12 @@ def wards(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield Wards(stack, tmp_path_factory.mktemp("wards"), names)
 
 
+@pytest.fixture
+def story(request: pytest.FixtureRequest, wards: Wards, name: Name, seconds: Seconds) -> str:
+    """How the life went that this test judges."""
+    return wards.outcome(name, seconds(35, 70), attempt(request))
+
+
 def named(kind: str, moods: Iterable[str]) -> pytest.MarkDecorator:
     """Parametrise over moods."""
     return pytest.mark.parametrize("name", [pytest.param((kind, mood), id=mood) for mood in moods])
@@ -409,34 +418,30 @@ def named(kind: str, moods: Iterable[str]) -> pytest.MarkDecorator:
 
 @pytest.mark.accept("3.5", "an API in every mood, from the start: the yearly table prices, and says so")
 @named("unknown", MOODS)
-def test_a_mood_from_the_start_leaves_the_yearly_table(
-    wards: Wards, name: Name, seconds: Seconds, report: Report
-) -> None:
+def test_a_mood_from_the_start_leaves_the_yearly_table(name: Name, story: str, report: Report) -> None:
     """Energy goes on, the right reason is counted and no other, nothing leaks, one line is logged, and it heals."""
-    report(f"{name[1]}: {wards.outcome(name, seconds(35, 70))}")
+    report(f"{name[1]}: {story}")
 
 
 @pytest.mark.accept("3.5", "an API that falls ill: the value that was had is held, and says so")
 @named("known", FOR_EACH_REASON)
-def test_a_mood_after_a_value_leaves_that_value_held(
-    wards: Wards, name: Name, seconds: Seconds, report: Report
-) -> None:
+def test_a_mood_after_a_value_leaves_that_value_held(name: Name, story: str, report: Report) -> None:
     """Not a joule goes to another rung while the hold lasts."""
-    report(f"{name[1]}: {wards.outcome(name, seconds(35, 70))}")
+    report(f"{name[1]}: {story}")
 
 
 @pytest.mark.accept("3.5", "an API that tells the token back: it is shown nowhere")
 @named("echo", ECHOES)
-def test_a_token_told_back_is_shown_nowhere(wards: Wards, name: Name, seconds: Seconds) -> None:
+def test_a_token_told_back_is_shown_nowhere(name: Name, story: str, report: Report) -> None:
     """A stranger's words in a log line or on the page are fit to be read only without our secret in them."""
-    wards.outcome(name, seconds(35, 70))
+    report(f"{name[1]}: {story}")
 
 
 @pytest.mark.accept("3.5", "an API that floods: bounded time and memory")
 @named("flood", FLOODS)
-def test_a_flood_is_bounded_in_time_and_memory(wards: Wards, name: Name, seconds: Seconds, report: Report) -> None:
+def test_a_flood_is_bounded_in_time_and_memory(name: Name, story: str, report: Report) -> None:
     """A few kilobytes that unpack to many, and headers that never begin."""
-    report(f"{name[1]}: {wards.outcome(name, seconds(35, 70))}")
+    report(f"{name[1]}: {story}")
 
 
 @pytest.mark.accept("3.5", "every request that left is counted")

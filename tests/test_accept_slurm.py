@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -192,19 +192,6 @@ def hooks(notes: Path) -> dict[str, Path]:
         script.write_text(f"#!/bin/sh\nexec /bin/sh {shlex.quote(str(HOOKS / name))}.sh {shlex.quote(str(notes))}\n")
         script.chmod(0o755)
     return wrapped
-
-
-@pytest.fixture(scope="module")
-def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """This module's plays, begun together."""
-    with Stage(request, tmp_path_factory.mktemp("slurm")) as found:
-        yield found
-
-
-@pytest.fixture
-def outcome(request: pytest.FixtureRequest, stage: Stage) -> Any:
-    """What the play that this test judges came to."""
-    return stage.outcome(request.function.play)
 
 
 @scene(shared)

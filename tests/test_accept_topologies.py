@@ -40,8 +40,10 @@ def watts(daemon: Daemon, length: float, ready: Callable[[dict[str, Any]], bool]
     }
 
 
-def meter_rapl(tmp_path: Path, zones: Sequence[Zone], vendor: str, count: int, length: float) -> dict[str, float]:
-    """What the daemon makes of a tree of zones."""
+def meter_rapl(
+    tmp_path: Path, zones: Sequence[Zone], vendor: str, count: int, length: float
+) -> tuple[dict[str, float], float]:
+    """What the daemon makes of a tree of zones, and the part by which a writer that was late may mislead it."""
     with RaplTree(tmp_path / "tree", list(zones), cpuinfo_vendor=vendor) as tree:
         tree.start_writer()
         config = (
@@ -49,7 +51,8 @@ def meter_rapl(tmp_path: Path, zones: Sequence[Zone], vendor: str, count: int, l
             "[sources.nvml]\nenabled = false\n[sources.hwmon]\nenabled = false\n"
         )
         with Daemon(tmp_path, config) as daemon:
-            return watts(daemon, length, lambda found: len(found) == count)
+            found = watts(daemon, length, lambda found: len(found) == count)
+        return found, tree.late / length
 
 
 def zone(path: str, name: str, power: float = 0.0, **facts: Any) -> Zone:
@@ -109,10 +112,10 @@ def test_packages_add_up_as_by_hand(machine: str, tmp_path: Path, seconds: Secon
     """What is real and additive is added, what mirrors, contains or repeats another is not."""
     vendor, zones, by_hand = RAPL_MACHINES[machine]
 
-    found = meter_rapl(tmp_path, zones, vendor, len(by_hand), seconds(4, 20))
+    found, late = meter_rapl(tmp_path, zones, vendor, len(by_hand), seconds(4, 20))
 
     report(f"{machine}: {sum(found.values()):.1f} W, by hand {sum(by_hand.values()):.1f} W")
-    assert by_hand == pytest.approx(found, rel=0.02)
+    assert by_hand == pytest.approx(found, rel=0.01 + late)
 
 
 # --- Grace ----------------------------------------------------------------------------------------

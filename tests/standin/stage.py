@@ -6,7 +6,8 @@
     @every_scene                      # all plays of the module
     def test_all(stage): ...          # stage.audits() is what the auditors of each found wrong
 
-Plays begin when the first test of the module asks, and only those run that some selected test judges.
+Plays begin when the first test of the module asks, and only those run that some selected test judges. A test that is
+repeated judges a play that is played again, once for all that are repeated. Both fixtures are in conftest.py.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ class Stage:
         plays = dict.fromkeys(test.play for test in tests if hasattr(test, "play"))
         self._directory = directory
         self._pool = ThreadPoolExecutor(LANES, thread_name_prefix="stage")
-        self._outcomes: dict[Play, Future[Any]] = {
-            play: self._pool.submit(_played, play, directory / play.__name__) for play in plays
-        }
+        self._outcomes: dict[tuple[Play, int], Future[Any]] = {}
+        for play in plays:
+            self._begin(play, 1)
 
     def __enter__(self) -> Stage:
         return self
@@ -68,16 +69,31 @@ class Stage:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def outcome(self, play: Play) -> Any:
-        """What a play came to."""
-        return self._outcomes[play].result()
+    def outcome(self, play: Play, attempt: int = 1) -> Any:
+        """What a play came to at its first performance, or at a later one."""
+        if (play, attempt) not in self._outcomes:
+            self._begin(play, attempt)
+        return self._outcomes[play, attempt].result()
 
     def audits(self) -> dict[str, list[str]]:
         """What auditors found wrong in each play that they watched; a play that raised was watched until then."""
         wait(self._outcomes.values())
-        found = ((play.__name__, self._directory / play.__name__) for play in self._outcomes)
+        found = ((_name(*played), self._directory / _name(*played)) for played in self._outcomes)
         files = ((name, path) for name, directory in found for path in directory.rglob(AUDIT))
         return {name: path.read_text(encoding="utf-8").splitlines() for name, path in files}
+
+    def _begin(self, play: Play, attempt: int) -> None:
+        directory = self._directory / _name(play, attempt)
+        self._outcomes[play, attempt] = self._pool.submit(_played, play, directory)
+
+
+def attempt(request: pytest.FixtureRequest) -> int:
+    """Whether a test runs for the first time (1) or is repeated (2, …: `--reruns` of pytest-rerunfailures)."""
+    return getattr(request.node, "execution_count", 1)
+
+
+def _name(play: Play, attempt: int) -> str:
+    return play.__name__ if attempt == 1 else f"{play.__name__}-{attempt}"
 
 
 def _played(play: Play, directory: Path) -> Any:

@@ -80,6 +80,7 @@ class RaplTree:
         self._counters: dict[str, _Counter] = {}
         self._stop = threading.Event()
         self._writer: threading.Thread | None = None
+        self._late = 0.0
         self._write_proc(cpuinfo_vendor)
         for zone in zones:
             self.add(zone)
@@ -112,6 +113,11 @@ class RaplTree:
         self._writer.join()
         self._writer = None
         self._turn(time.monotonic())
+
+    @property
+    def late(self) -> float:
+        """Seconds that a shown counter was old at most: more than `every` where the machine stood still."""
+        return self._late
 
     def unwrapped(self, zone_path: str) -> int:
         """Microjoules as last written, before the modulo: what the file shows is this modulo `wraps_at`."""
@@ -182,8 +188,11 @@ class RaplTree:
         return self.sys.joinpath("devices/virtual/powercap", *zone.parts)
 
     def _run(self, every: float) -> None:
+        last = time.monotonic()
         while not self._stop.wait(every):
             self._turn(time.monotonic())
+            written = time.monotonic()
+            self._late, last = max(self._late, written - last), written
 
     def _turn(self, now: float) -> None:
         with self._lock:
