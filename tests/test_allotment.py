@@ -303,7 +303,7 @@ def test_a_holder_is_described_to_people(node: Node, options: kubernetes.Options
     (tmp_path / "pods" / f"ml_train-0_{UID}").mkdir()
     names = Names({"kubernetes": opened(options, node)}, node.clock, tmp_path / "proc")
 
-    assert (Workload("pod", UID, "ml"),) == names.holders(GPU, "0")
+    assert {GPU: (Workload("pod", UID, "ml"),)} == names.holders()
     assert ("ml/train-0", "") == names.describe(Workload("pod", UID, "ml"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +88,8 @@ class Names:
         job = str(actor.process.pid)
         return Workload("slurm", job, OWNERS[job])
 
-    def holders(self, *gpus: str) -> tuple[Workload, ...]:
-        del gpus
-        return ()
+    def holders(self) -> Mapping[str, tuple[Workload, ...]]:
+        return {}
 
 
 def looked(start: Instant, end: Instant) -> Activity:

@@ -17,6 +17,8 @@ from wattgram.tariff import Price, Tariff, unpriced
 # A reading that was hurried says little of power: counters move in steps.
 WHOLE = 0.75
 
+Holders = Mapping[str, tuple[Workload, ...]]  # by a GPU's UUID or its index in decimal
+
 
 class Whose(Protocol):
     """Who says on whose behalf an actor works, and who holds a GPU; `Names` does."""
@@ -25,8 +27,8 @@ class Whose(Protocol):
         """Return on whose behalf an actor works; None: not known."""
         ...
 
-    def holders(self, *gpus: str) -> tuple[Workload, ...]:
-        """Return who holds a GPU, given what it is called."""
+    def holders(self) -> Holders:
+        """Return who holds which GPU."""
         ...
 
 
@@ -50,10 +52,9 @@ class Nobody:
         del actor
         return None
 
-    def holders(self, *gpus: str) -> tuple[Workload, ...]:
+    def holders(self) -> Holders:
         """Return nobody."""
-        del gpus
-        return ()
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ class Accountant:
         sample = plausible(sample)
         self._desk.board.learn(sample.activities)
         advance = self._meter.advance(sample)
-        shares = [share for delta in advance.deltas for share in self._split(delta)]
+        held = self._desk.whose.holders() if any(d.device.component == "gpu" for d in advance.deltas) else {}
+        shares = [share for delta in advance.deltas for share in self._split(delta, held)]
         charges = [charge for share in shares for charge in self._price(share)]
         actors = (actor for activity in sample.activities for actor in activity.actors)
         present = frozenset(workload for actor in actors if (workload := self._desk.whose(actor)) is not None)
@@ -117,11 +119,12 @@ class Accountant:
         self._ledger.post(Entry(self._source, self.every, Sample(at), advance, ()))
         return advance
 
-    def _split(self, delta: EnergyDelta) -> tuple[Share, ...]:
+    def _split(self, delta: EnergyDelta, held: Holders) -> tuple[Share, ...]:
         """Say whose a delta is, as its device was used meanwhile."""
         activity, device = self._desk.board.about(delta), delta.device
         floor = self._floors.of(device)
-        holders = self._desk.whose.holders(device.id, device.index) if device.component == "gpu" else ()
+        names = (device.id, device.index) if device.component == "gpu" else ()
+        holders = tuple(dict.fromkeys(holder for name in names if name for holder in held.get(name, ())))
         if self._desk.witness is not None:
             self._desk.witness.book(delta, activity, floor, self._price)
         self._floors.learn(delta, activity, WHOLE * self.every)

@@ -42,11 +42,22 @@ class Board:
         lately = STALE_INTERVALS * newest.every
         if delta.end.mono - newest.end.mono > lately:
             return None
-        parts = [(activity, seconds) for activity in kept if (seconds := _overlap(activity, delta)) > 0]
+        parts = _during(delta, kept)
         covered = sum(seconds for _, seconds in parts)
         if delta.seconds - covered > lately:
             return None
         return _merged(parts) if parts else newest
+
+
+def _during(delta: EnergyDelta, kept: Sequence[Activity]) -> list[tuple[Activity, float]]:
+    """Which activities, of those kept in the order of their ends, share how many seconds with a delta."""
+    parts = []
+    for activity in reversed(kept):
+        if activity.end.mono <= delta.start.mono:
+            break
+        if (seconds := _overlap(activity, delta)) > 0:
+            parts.append((activity, seconds))
+    return parts[::-1]
 
 
 def _overlap(activity: Activity, delta: EnergyDelta) -> float:

@@ -32,6 +32,7 @@ class Names:
 
     def __init__(self, namers: Mapping[str, Namer], clock: Clock, proc: Path) -> None:
         self._namers = tuple(namers.values())
+        self._allotting = _allotting(self._namers)
         self._clock = clock
         self._proc = proc
         self._lock = Lock()
@@ -69,22 +70,28 @@ class Names:
         with self._lock:
             return self._told.get((workload.kind, workload.id), ("", ""))
 
-    def holders(self, *gpus: str) -> tuple[Workload, ...]:
-        """Return who holds a GPU, given its UUID and its index, also without a process on it."""
-        found: dict[Workload, Named] = {}
-        for namer in self._namers:
-            if isinstance(namer, Allotting):
-                held = namer.holders()
-                found |= {n.workload: n for gpu in gpus if gpu for n in held.get(gpu, ()) if n.workload}
-        if found:
+    def holders(self) -> Mapping[str, tuple[Workload, ...]]:
+        """Return who holds which GPU, by UUID or by NVML's index in decimal, also without a process on it."""
+        held: dict[str, tuple[Workload, ...]] = {}
+        told: dict[tuple[str, str], tuple[str, str]] = {}
+        for namer in self._allotting:
+            for gpu, holders in namer.holders().items():
+                for named in holders:
+                    if (workload := named.workload) is None:
+                        continue
+                    held[gpu] = (*held.get(gpu, ()), workload)
+                    if named.name or named.account:
+                        told[workload.kind, workload.id] = (named.name, named.account)
+        if told:
             with self._lock:
-                self._told |= {(w.kind, w.id): (n.name, n.account) for w, n in found.items() if n.name or n.account}
-        return tuple(found)
+                self._told |= told
+        return held
 
     def adopt(self, namers: Mapping[str, Namer], proc: Path) -> None:
         """Ask others from now on, about processes in another tree, and let go of those before."""
         with self._lock:
             before, self._namers, self._proc = self._namers, tuple(namers.values()), proc
+            self._allotting = _allotting(self._namers)
             self._kept.clear()
         for namer in before:
             namer.close()
@@ -131,6 +138,10 @@ class Names:
         self._told = {key: told for key, told in self._told.items() if key in named}
         waited = self._ownerless.items()
         self._ownerless = {key: at for key, at in waited if key in named or now - at < FORGET_SECONDS}
+
+
+def _allotting(namers: Iterable[Namer]) -> tuple[Allotting, ...]:
+    return tuple(namer for namer in namers if isinstance(namer, Allotting))
 
 
 def _asked(namers: Iterable[Namer], subject: Subject) -> Named | None:

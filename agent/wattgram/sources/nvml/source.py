@@ -199,7 +199,17 @@ class NvmlSource:
         if self._watch is None:
             return None
         every = self._activity_every
-        return Watching(self._watch(every), index, every, self._every, self._bell)
+        return Watching(self._watch(every), index, every, self._every, self._looked_on)
+
+    def _answered(self) -> None:
+        """Wake who waits for the GPUs' answers, if this was the last of them or any is enough."""
+        if not self._opened or all(gpu.answer.turn == self._turn for gpu in self._gpus):
+            self._bell.ring()
+
+    def _looked_on(self) -> None:
+        """Wake who waits for the looks at GPUs, if this was the last of them."""
+        if not any(gpu.watching is not None and gpu.watching.is_awaited for gpu in self._gpus):
+            self._bell.ring()
 
     def _look_around(self) -> None:
         """Raise ReadFailed when the kernel has bound a card since NVML was initialised, which cannot show it."""
@@ -243,7 +253,7 @@ class NvmlSource:
                 if getattr(failure, "code", 0) in STALE_HANDLE:
                     gpu.handle = None
             gpu.answer = answer
-            self._bell.ring()
+            self._answered()
 
     def _read(self, gpu: _Gpu) -> Reading:
         if gpu.device is not None and _is_suspended(gpu.sleeps):

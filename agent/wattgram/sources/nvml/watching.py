@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from threading import Condition, Thread
 from typing import Any
 
 from wattgram.model import Activity, Device, Instant
-from wattgram.ports import Bell
 from wattgram.sources.nvml.activity import Watch, is_old
 
 # A turn that comes a little early is in time: polls do not keep time to the millisecond. One that comes much too early
@@ -21,14 +21,17 @@ def spacing(every: float, activity_every: float) -> float:
 
 
 class Watching:
-    """One GPU's looks: asked for when its power is known, begun if the last has ended, taken when it has."""
+    """One GPU's looks: asked for when its power is known, begun if the last has ended, taken when it has.
 
-    def __init__(self, watch: Watch, index: int, every: float, turn: float, bell: Bell) -> None:
+    `done` is called after each.
+    """
+
+    def __init__(self, watch: Watch, index: int, every: float, turn: float, done: Callable[[], None]) -> None:
         self._watch = watch
         self._least = every - EARLY * turn
         self._hurried = HURRIED * turn
         self._asked = -math.inf
-        self._bell = bell
+        self._done = done
         self._news = Condition()
         self._job: tuple[Device, Any, Instant] | None = None
         self._last: float | None = None
@@ -73,4 +76,4 @@ class Watching:
                 self._job, self.is_awaited = None, False
                 if found is not None:
                     self._found = [*self._found[-1:], found]  # nobody takes them while nobody reads
-            self._bell.ring()
+            self._done()
