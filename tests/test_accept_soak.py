@@ -168,5 +168,6 @@ def test_nothing_grows_and_energy_is_right_after_half_an_hour_of_faults(
     assert [] == texts(lines, "error") or all("configuration" in text for text in texts(lines, "error"))
     assert max(map(abs, errors)) <= 0.02  # a sine's mean over what was covered is not quite its mean over all
     assert last.descriptors <= first.descriptors + MORE_DESCRIPTORS
-    assert last.threads <= first.threads + MORE_THREADS
+    # The driver's calls have as many threads as were ever made at once: a GPU's power, and who is on it.
+    assert last.threads <= first.threads + MORE_THREADS + 2 * len(cards)
     assert last.kib <= first.kib + MORE_KIB

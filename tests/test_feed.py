@@ -65,10 +65,10 @@ class House:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.clock)
 
-    def feed(self, name: str, opener: Callable[[], Source]) -> SourceFeed:
+    def feed(self, name: str, opener: Callable[[], Source], *, meters: bool = True) -> SourceFeed:
         meter = Meter(max_gap=3.0)
         accountant = Accountant(name, 1.0, meter, None, self.ledger)
-        return SourceFeed(name, opener, accountant, meter, self.claims, self.clock)
+        return SourceFeed(name, opener, accountant, meter, self.claims, self.clock, meters=meters)
 
     def turn(self, *feeds: SourceFeed, seconds: float = 1.0) -> None:
         """Let time pass and every feed take a turn; what it brings of bad news is the poller's."""
@@ -216,6 +216,38 @@ def test_a_source_that_contests_nothing_may_come_and_go(house: House) -> None:
 
     assert house.claims.keeps("nvml", "gpu")
     assert not house.claims.keeps("estimate", "cpu")
+
+
+def test_who_is_busy_is_looked_at_only_where_something_is_to_be_shared_out(house: House) -> None:
+    """In a virtual machine without a processor's meter the groups of a thousand processes are nobody's business."""
+    house.claims.reorder(["nvml", "rapl", "cgroups"])
+    zones: list[Device] = []
+
+    def open_rapl() -> Source:
+        if not zones:
+            raise Unavailable("no RAPL zone")
+        return Meters(house.clock, *zones)
+
+    opened: list[Meters] = []
+
+    def open_groups() -> Source:
+        opened.append(Meters(house.clock))
+        return opened[-1]
+
+    nvml = house.feed("nvml", lambda: Meters(house.clock, GPU))
+    rapl = house.feed("rapl", open_rapl)
+    groups = house.feed("cgroups", open_groups, meters=False)
+
+    house.turn(groups)  # what the others deliver is not known yet
+    assert [0] == [groups.closed for groups in opened]
+
+    house.turn(nvml, rapl, groups)
+    house.turn(nvml, rapl, groups)
+    assert [1] == [groups.closed for groups in opened]
+
+    zones.append(CPU)
+    house.turn(nvml, rapl, groups)
+    assert [1, 0] == [groups.closed for groups in opened]
 
 
 def test_the_first_in_order_that_delivers_keeps() -> None:

@@ -105,7 +105,8 @@ class Accountant:
         held = self._desk.whose.holders() if any(d.device.component == "gpu" for d in advance.deltas) else {}
         shares = [share for delta in advance.deltas for share in self._split(delta, held)]
         charges = [charge for share in shares for charge in self._price(share)]
-        actors = (actor for activity in sample.activities for actor in activity.actors)
+        several = {id(activity.actors): activity.actors for activity in sample.activities}  # components may share one
+        actors = (actor for those in several.values() for actor in those)
         present = frozenset(workload for actor in actors if (workload := self._desk.whose(actor)) is not None)
         floors = tuple((delta.device, self._floors.of(delta.device)) for delta in advance.deltas)
         self._tell(advance)

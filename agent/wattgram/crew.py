@@ -198,7 +198,8 @@ class Crew:
         opener = source_opener(name, config, self._clock, self._environ)
         required = bool(config.sources[name].enabled)
         health = Health(name, "source", every, up=False if required else None)
-        feed = SourceFeed(name, opener, accountant, meter, self._claims, self._clock, every)
+        meters = registry.SOURCES[name].meters
+        feed = SourceFeed(name, opener, accountant, meter, self._claims, self._clock, every, meters=meters)
         if self._pause is not None and registry.SOURCES[name].isolated:
             feed.pause(*self._pause)
         poller = Poller(

@@ -90,6 +90,11 @@ class Claims:
                     return False
         return True
 
+    def is_shared_out(self, source: str) -> bool:
+        """Whether any other source meters processors or memory, or may yet turn out to."""
+        with self._lock:
+            return any(self._delivers.get(name) != frozenset() for name in self._order if name != source)
+
     def less_what_is_metered(self, rest: Reading, max_age: float) -> Reading | None:
         """Return the rest of a Grace module less the processors metered in it; None while one of those is unknown."""
         watts = rest.watts or 0.0
@@ -124,6 +129,8 @@ class SourceFeed:
         claims: Claims,
         clock: Clock,
         every: float = 1.0,
+        *,
+        meters: bool = True,
     ) -> None:
         self._name = name
         self._opener = opener
@@ -132,6 +139,7 @@ class SourceFeed:
         self._claims = claims
         self._clock = clock
         self._every = every
+        self._meters = meters
         self._given_up: set[str] = set()
         self._asleep = clock.asleep()
         self._silences = Silences(name, clock)
@@ -150,6 +158,9 @@ class SourceFeed:
         self._asleep = asleep
         self._rest_if_told()
         self._change_if_told()
+        if not self._meters and not self._claims.is_shared_out(self._name):
+            self.close()
+            return
         try:
             if self.source is None:
                 self.source = self._opener()

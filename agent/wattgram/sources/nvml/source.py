@@ -1,7 +1,7 @@
-"""All GPUs at once, none waiting for another: one daemon thread per GPU makes all its calls, handle included.
+"""All GPUs, none waiting for another for longer than a moment: their calls are made by other threads (`hands.py`).
 
 A call that hangs in the kernel holds its own thread and nothing else; what came in time is given, the rest is named.
-Who keeps a GPU busy is looked at by a second thread of its own, once its power is known.
+Who keeps a GPU busy is looked at once its power is known.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
-from threading import Condition, Thread
+from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wattgram.model import Counter, Device, Failure, Reading, Sample, State
 from wattgram.ports import Clock, ReadFailed, Unavailable
 from wattgram.sources.nvml.activity import Watch
+from wattgram.sources.nvml.hands import Hands
 from wattgram.sources.nvml.options import Calibration
 from wattgram.sources.nvml.ring import Ring
 from wattgram.sources.nvml.watching import Watching, spacing
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 OPEN_SECONDS = 15.0
 # Once one GPU has answered at the start the others have so long; a later one joins when it does.
 GRACE_SECONDS = 2.0
+# Within so long one thread goes through all GPUs; then each that was not yet asked gets its own.
+HASTE, PART_OF_PATIENCE = 0.02, 0.25
 LOOK_SECONDS = 30.0
 # So long, and so much of a turn at most, the readings wait for the looks that were begun with them.
 ACTIVITY_GRACE, PART_OF_TURN = 0.2, 0.2
@@ -102,7 +106,8 @@ class NvmlSource:
         self._activity_every = spacing(every, activity_every)
         self._watch = watch
         self._gpus: tuple[_Gpu, ...] = ()
-        self._news = Condition()
+        self._lock = Lock()
+        self._hands = Hands("gpu")
         self._bell = clock.bell()
         self._turn = 0
 
@@ -158,19 +163,17 @@ class NvmlSource:
 
     def _ask(self) -> None:
         """Ask every GPU that is not still busy with an older question."""
-        with self._news:
+        with self._lock:
             self._turn += 1
+            free = [gpu for gpu in self._gpus if not gpu.is_asked]
             for gpu in self._gpus:
-                gpu.wanted = self._turn
-            self._news.notify_all()
+                gpu.wanted, gpu.is_asked = self._turn, True
+        self._hands.do(partial(self._serve, gpu) for gpu in free)
 
     def _await(self, seconds: float, enough: Callable[[Iterable[bool]], bool]) -> None:
         """Wait until enough GPUs, any or all, have answered, so long at most, not counting time in which none ran."""
         end, excused = self._clock.now().mono + seconds, False
-        while not enough(g.answer.turn == self._turn for g in self._gpus):
-            left = end - self._clock.now().mono
-            if left > 0 and self._bell.wait(left):
-                continue
+        while not self._is_settled(end, lambda: enough(g.answer.turn == self._turn for g in self._gpus)):
             now = self._clock.now().mono
             if excused or now - end < OVERSLEPT:
                 return
@@ -180,26 +183,40 @@ class NvmlSource:
         """Once all power is known, have each GPU that answered looked at, and wait a moment for what is seen; what
         comes later comes with a later sample.
         """
-        looking = []
+        looking, jobs = [], []
         for gpu in self._gpus:
             reading = gpu.answer.reading if gpu.answer.turn == self._turn else None
             if gpu.watching is not None and reading is not None:
-                gpu.watching.ask(reading.device, gpu.answer.handle, reading.at)
+                job = gpu.watching.ask(reading.device, gpu.answer.handle, reading.at)
+                jobs += [job] if job else []
                 looking.append(gpu.watching)
+        self._hands.do(jobs)
         end = self._clock.now().mono + min(ACTIVITY_GRACE, PART_OF_TURN * self._every)
-        while any(watching.is_awaited for watching in looking):
-            left = end - self._clock.now().mono
-            if left <= 0 or not self._bell.wait(left):
-                break
+        self._is_settled(end, lambda: not any(watching.is_awaited for watching in looking))
         for watching in looking:
             watching.give_up()
 
-    def watching(self, index: int) -> Watching | None:
-        """Return a thread that looks at one GPU."""
+    def _is_settled(self, end: float, settled: Callable[[], bool]) -> bool:
+        """Wait until something is so, or until a moment; who works is told to hurry when it takes long."""
+        patience = min(HASTE, PART_OF_PATIENCE * self._patience)
+        while not settled():
+            left = end - self._clock.now().mono
+            if left <= 0:
+                return False
+            if self._bell.wait(min(left, patience)):
+                continue
+            if patience >= left:
+                return settled()
+            self._hands.hurry()
+            patience = left
+        return True
+
+    def watching(self) -> Watching | None:
+        """Return what looks at one GPU."""
         if self._watch is None:
             return None
         every = self._activity_every
-        return Watching(self._watch(every), index, every, self._every, self._looked_on)
+        return Watching(self._watch(every), every, self._every, self._looked_on)
 
     def _answered(self) -> None:
         """Wake who waits for the GPUs' answers, if this was the last of them or any is enough."""
@@ -238,11 +255,13 @@ class NvmlSource:
         code = getattr(answer.failure, "code", 0)
         return Failure(device, str(answer.failure), event="lost" if code in LOST else "")
 
-    def serve(self, gpu: _Gpu) -> None:
-        """Answer one GPU's questions, for ever: the body of its thread."""
+    def _serve(self, gpu: _Gpu) -> None:
+        """Answer one GPU's questions until there is no newer one."""
         while True:
-            with self._news:
-                self._news.wait_for(lambda: gpu.wanted > gpu.answer.turn)
+            with self._lock:
+                if gpu.wanted == gpu.answer.turn:
+                    gpu.is_asked = False
+                    return
                 turn = gpu.wanted
             answer = _Answer(turn)
             try:
@@ -318,7 +337,7 @@ class NvmlSource:
         """The device with the name of its Grace module: that of all GPUs of one serial number, which stays with us."""
         if not device.on_trial:
             return device
-        with self._news:
+        with self._lock:
             return replace(device, module=self._modules.setdefault(serial, f"module-{len(self._modules)}"))
 
 
@@ -363,7 +382,7 @@ class _Suspended(ReadFailed):
 
 
 class _Gpu:
-    """One GPU's thread and what it knows; `device` None: it never answered."""
+    """One GPU and what is known of it; `device` None: it never answered."""
 
     def __init__(self, source: NvmlSource, index: int, driver: str) -> None:
         self.index = index
@@ -377,7 +396,7 @@ class _Gpu:
         self.state: State | None = None
         self.state_at = 0.0
         self.wanted = 0
+        self.is_asked = False
         self.taken = 0
         self.answer = _Answer()
-        self.watching = source.watching(index)
-        Thread(target=source.serve, args=(self,), name=f"gpu-{index}", daemon=True).start()
+        self.watching = source.watching()

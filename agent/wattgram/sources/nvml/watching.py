@@ -1,10 +1,10 @@
-"""A second thread for each GPU, which looks at who keeps it busy: no power reading waits for it, or fails with it."""
+"""One GPU's looks at who keeps it busy, apart from its power: no reading waits for a look, or fails with it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Lock
 from typing import Any
 
 from wattgram.model import Activity, Device, Instant
@@ -26,30 +26,30 @@ class Watching:
     `done` is called after each.
     """
 
-    def __init__(self, watch: Watch, index: int, every: float, turn: float, done: Callable[[], None]) -> None:
+    def __init__(self, watch: Watch, every: float, turn: float, done: Callable[[], None]) -> None:
         self._watch = watch
         self._least = every - EARLY * turn
         self._hurried = HURRIED * turn
         self._asked = -math.inf
         self._done = done
-        self._news = Condition()
+        self._lock = Lock()
         self._job: tuple[Device, Any, Instant] | None = None
         self._last: float | None = None
         self._known: Any = None
         self._found: list[Activity] = []
         self.is_awaited = False
-        Thread(target=self._serve, name=f"gpu-{index}-activity", daemon=True).start()
 
-    def ask(self, device: Device, handle: Any, at: Instant) -> None:
-        """Look now, right after a power reading, if it is time for it and the last look has ended."""
+    def ask(self, device: Device, handle: Any, at: Instant) -> Callable[[], None] | None:
+        """Return a look to take now, right after a power reading, if it is time for it and the last one has ended."""
         is_hurried, self._asked = 0 < at.mono - self._asked < self._hurried, at.mono
         if not is_hurried and self._last is not None and at.mono - self._last < self._least:
-            return
-        with self._news:
-            if self._job is None:
-                self._last, self.is_awaited = at.mono, True
-                self._job = (device, handle, at)
-                self._news.notify()
+            return None
+        with self._lock:
+            if self._job is not None:
+                return None
+            self._last, self.is_awaited = at.mono, True
+            self._job = (device, handle, at)
+        return self._look
 
     def give_up(self) -> None:
         """Do not wait any more for the look that was asked for."""
@@ -57,23 +57,19 @@ class Watching:
 
     def take(self, now: float) -> list[Activity]:
         """Return what was found and not yet taken, but for what is too old `now`, monotonic seconds, to be of use."""
-        with self._news:
+        with self._lock:
             found, self._found = self._found, []
         return [activity for activity in found if not is_old(activity.end.mono, now, activity.every)]
 
-    def _serve(self) -> None:
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._job is not None)
-                job = self._job
-            assert job is not None
-            device, handle, at = job
-            if handle is not self._known:  # the GPU was reset, or is another
-                self._watch.forget()
-                self._known = handle
-            found = self._watch.look(device.id, handle, at)
-            with self._news:
-                self._job, self.is_awaited = None, False
-                if found is not None:
-                    self._found = [*self._found[-1:], found]  # nobody takes them while nobody reads
-            self._done()
+    def _look(self) -> None:
+        assert self._job is not None
+        device, handle, at = self._job
+        if handle is not self._known:  # the GPU was reset, or is another
+            self._watch.forget()
+            self._known = handle
+        found = self._watch.look(device.id, handle, at)
+        with self._lock:
+            self._job, self.is_awaited = None, False
+            if found is not None:
+                self._found = [*self._found[-1:], found]  # nobody takes them while nobody reads
+        self._done()
