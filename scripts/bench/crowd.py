@@ -28,7 +28,7 @@ def measured(directory: Path, gpus: int, processes: int, seconds: float) -> str:
     nvml = NvmlStandin(directory / "nvml", [Gpu(profile=Load(60.0)) for _ in range(gpus)])
     crowd = Crowd(directory, nvml, tuple(map(str, range(gpus))), processes, lives=LIVES, watts=WATTS)
     config = (
-        "[sources.rapl]\nenabled = false\n[sources.hwmon]\nenabled = false\n"
+        "[sources.rapl]\nenabled = false\n[sources.hwmon]\nenabled = false\n[sources.estimate]\nenabled = true\n"
         f'[sources.nvml]\nenabled = true\nproc = "{crowd.proc}"\n[attribution]\nproc = "{crowd.proc}"\n'
         '[carbon]\nzone = "FR"\nproviders = ["annual"]\n'
         f'[workloads.kubernetes]\nenabled = true\npods_log = "{crowd.pods_log}"\n'
