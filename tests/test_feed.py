@@ -48,6 +48,16 @@ class Meters:
         self.closed += 1
 
 
+class Groups(Meters):
+    """A source that says who was busy."""
+
+    read_times = 0
+
+    def read(self) -> Sample:
+        self.read_times += 1
+        return super().read()
+
+
 class Child(Meters):
     """A source in a process of its own."""
 
@@ -228,10 +238,10 @@ def test_who_is_busy_is_looked_at_only_where_something_is_to_be_shared_out(house
             raise Unavailable("no RAPL zone")
         return Meters(house.clock, *zones)
 
-    opened: list[Meters] = []
+    opened: list[Groups] = []
 
     def open_groups() -> Source:
-        opened.append(Meters(house.clock))
+        opened.append(Groups(house.clock))
         return opened[-1]
 
     nvml = house.feed("nvml", lambda: Meters(house.clock, GPU))
@@ -239,15 +249,24 @@ def test_who_is_busy_is_looked_at_only_where_something_is_to_be_shared_out(house
     groups = house.feed("cgroups", open_groups, meters=False)
 
     house.turn(groups)  # what the others deliver is not known yet
-    assert [0] == [groups.closed for groups in opened]
-
     house.turn(nvml, rapl, groups)
     house.turn(nvml, rapl, groups)
-    assert [1] == [groups.closed for groups in opened]
+    assert [(1, 0)] == [(found.read_times, found.closed) for found in opened]
 
     zones.append(CPU)
     house.turn(nvml, rapl, groups)
-    assert [1, 0] == [groups.closed for groups in opened]
+    assert [(1, 1), (1, 0)] == [(found.read_times, found.closed) for found in opened]
+
+
+def test_who_would_be_looked_at_in_vain_is_looked_for_all_the_same(house: House) -> None:
+    """That there are no control groups is news also where nothing is to be shared out."""
+    house.claims.reorder(["cgroups"])
+
+    def no_groups() -> Source:
+        raise Unavailable("no control groups")
+
+    with pytest.raises(Unavailable, match="no control groups"):
+        house.feed("cgroups", no_groups, meters=False)()
 
 
 def test_the_first_in_order_that_delivers_keeps() -> None:

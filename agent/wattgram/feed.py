@@ -117,6 +117,8 @@ def _claimed(device: Device) -> frozenset[str]:
 class SourceFeed:
     """One source's turn: open it if need be, read it, and give the accountant what this source keeps.
 
+    One that only says who uses what others meter (`meters` false) is not read while nobody meters that.
+
     `pause`, `resume` and `switch` are called from other threads; the turn does what they ask.
     """
 
@@ -140,6 +142,7 @@ class SourceFeed:
         self._clock = clock
         self._every = every
         self._meters = meters
+        self._is_idle = False
         self._given_up: set[str] = set()
         self._asleep = clock.asleep()
         self._silences = Silences(name, clock)
@@ -158,14 +161,16 @@ class SourceFeed:
         self._asleep = asleep
         self._rest_if_told()
         self._change_if_told()
-        if not self._meters and not self._claims.is_shared_out(self._name):
-            self.close()
-            return
+        was_idle, self._is_idle = self._is_idle, not self._meters and not self._claims.is_shared_out(self._name)
+        if was_idle and not self._is_idle:
+            self.close()  # what it saw last is long past: it begins anew
         try:
             if self.source is None:
                 self.source = self._opener()
                 self._costly = self.source if isinstance(self.source, Costly) else None
                 self._counted = 0.0
+            if self._is_idle:
+                return
             sample = self.source.read()
         except Unavailable as missing:
             self._claims.withdraw(self._name)
