@@ -30,6 +30,8 @@ REST_INTERVALS = 3
 GAP_INTERVALS = 3
 # A machine whose clocks differ by more than this since the last turn was suspended meanwhile.
 SLEPT_SECONDS = 1.0
+# How often it is looked who is there where nothing is to be shared out: an account ends when nobody is.
+SELDOM_SECONDS = 10.0
 
 log = logging.getLogger("wattgram")
 
@@ -117,7 +119,7 @@ def _claimed(device: Device) -> frozenset[str]:
 class SourceFeed:
     """One source's turn: open it if need be, read it, and give the accountant what this source keeps.
 
-    One that only says who uses what others meter (`meters` false) is not read while nobody meters that.
+    One that only says who uses what others meter (`meters` false) is read seldom while nobody meters that.
 
     `pause`, `resume` and `switch` are called from other threads; the turn does what they ask.
     """
@@ -142,7 +144,7 @@ class SourceFeed:
         self._clock = clock
         self._every = every
         self._meters = meters
-        self._is_idle = False
+        self._looked = -math.inf
         self._given_up: set[str] = set()
         self._asleep = clock.asleep()
         self._silences = Silences(name, clock)
@@ -161,15 +163,12 @@ class SourceFeed:
         self._asleep = asleep
         self._rest_if_told()
         self._change_if_told()
-        was_idle, self._is_idle = self._is_idle, not self._meters and not self._claims.is_shared_out(self._name)
-        if was_idle and not self._is_idle:
-            self.close()  # what it saw last is long past: it begins anew
         try:
             if self.source is None:
                 self.source = self._opener()
                 self._costly = self.source if isinstance(self.source, Costly) else None
                 self._counted = 0.0
-            if self._is_idle:
+            if self._is_resting():
                 return
             sample = self.source.read()
         except Unavailable as missing:
@@ -236,6 +235,15 @@ class SourceFeed:
         self._claims.outcome(self._name, ())
         self._miss("paused", event="paused")
         raise pause
+
+    def _is_resting(self) -> bool:
+        """Whether nothing is to be shared out, and who is there was looked at lately."""
+        now = self._clock.now().mono
+        is_needed = self._meters or self._claims.is_shared_out(self._name)
+        if not is_needed and now - self._looked < SELDOM_SECONDS:
+            return True
+        self._looked = now
+        return False
 
     def _change_if_told(self) -> None:
         change, self._next = self._next, None

@@ -7,7 +7,8 @@
     def test_all(stage): ...          # stage.audits() is what the auditors of each found wrong
 
 Plays begin when the first test of the module asks, and only those run that some selected test judges. A test that is
-repeated judges a play that is played again, once for all that are repeated. Both fixtures are in conftest.py.
+repeated judges a play that is played again, once for all that are repeated; what an auditor found wrong in any of them
+stays wrong, since no fault and no chance may upset the books. Both fixtures are in conftest.py.
 """
 
 from __future__ import annotations

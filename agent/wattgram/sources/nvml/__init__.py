@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through NVML: runs in a child process of its own, one thread per GPU."""
+"""NVIDIA GPUs through NVML: in a child process of its own, where a call that hangs holds only its own GPU."""
 
 from __future__ import annotations
 

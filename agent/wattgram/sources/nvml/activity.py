@@ -56,7 +56,7 @@ class _Seen:
 
 
 class Watch:
-    """One GPU, looked at every `every` seconds from one thread."""
+    """One GPU, looked at every `every` seconds, by one thread at a time."""
 
     def __init__(self, asked: Asked, clock: Clock, proc: Path, every: float) -> None:
         self._asked = asked

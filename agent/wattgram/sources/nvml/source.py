@@ -64,7 +64,7 @@ class Binding(Protocol):
 
 @dataclass(slots=True)
 class _Answer:
-    """What one GPU's thread has to say to one request; `turn` is the request's number."""
+    """What is known of one GPU after one request; `turn` is the request's number."""
 
     turn: int = 0
     reading: Reading | None = None
@@ -201,13 +201,11 @@ class NvmlSource:
         patience = min(HASTE, PART_OF_PATIENCE * self._patience)
         while not settled():
             left = end - self._clock.now().mono
-            if left <= 0:
-                return False
-            if self._bell.wait(min(left, patience)):
+            if left > 0 and self._bell.wait(min(left, patience)):
                 continue
+            self._hands.hurry()
             if patience >= left:
                 return settled()
-            self._hands.hurry()
             patience = left
         return True
 
