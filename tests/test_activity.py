@@ -88,6 +88,19 @@ def test_an_outage_that_nobody_watched_is_nobodys() -> None:
     assert board.about(delta(60, 61)) is not None
 
 
+def test_a_long_look_at_a_gpu_weighs_more_than_a_short_one() -> None:
+    """Per cents are means: half a GPU for three seconds is three times as much as for one."""
+    board = Board()
+    for start, end, name in ((0, 1, "/a"), (1, 4, "/b")):
+        actors = (Actor(path=name, weight=50.0),)
+        board.learn([Activity("gpu", GPU.id, moment(start), moment(end), 2.0, actors)])
+
+    found = board.about(delta(0, 4, GPU))
+
+    assert found is not None
+    assert {"/a": 50.0, "/b": 150.0} == {actor.path: actor.weight for actor in found.actors}
+
+
 def test_presence_and_instances_are_joined_too() -> None:
     board = Board()
     one, two = Actor(Process(1, 1), weight=None), Actor(Process(2, 1), weight=0.5)

@@ -13,6 +13,8 @@ STALE_INTERVALS = 3.0
 LEAST_OVERLAP = 0.1
 # A meter that is read more seldom than its users are looked at is split by several activities.
 MOST_KEPT = 64
+# Of these a weight is a sum over its activity (processor-seconds); of others a mean (per cent of a GPU, bytes held).
+SUMMED = frozenset({"cpu", "module_rest"})
 
 Who = tuple[Process | None, str, str]
 
@@ -68,15 +70,16 @@ def _overlap(activity: Activity, delta: EnergyDelta) -> float:
 
 
 def _merged(parts: Sequence[tuple[Activity, float]]) -> Activity:
-    """One activity of several: of each as much of its weights as lies in the seconds counted."""
+    """One activity of several: of each as much as lies in the seconds counted; what are means weigh by those."""
     if len(parts) == 1:
         return parts[0][0]
     covered = sum(seconds for _, seconds in parts)
+    is_summed = parts[0][0].component in SUMMED
     actors: dict[Who, Actor] = {}
     weights: dict[str, float] = {}
     system, idle = 0.0, 0.0
     for activity, seconds in parts:
-        part = seconds / max(activity.end.mono - activity.start.mono, seconds)
+        part = seconds / max(activity.end.mono - activity.start.mono, seconds) if is_summed else seconds
         for actor in activity.actors:
             key = (actor.process, actor.path, actor.part)
             actors[key] = _joined(actors.get(key), actor, part, seconds / covered)
