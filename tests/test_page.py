@@ -600,6 +600,13 @@ def test_the_stated_uncertainty_stands_beside_the_method_in_use() -> None:
     assert "15 %" not in words
 
 
+def test_a_model_is_not_said_to_agree_with_its_own_power() -> None:
+    """It always does, and may be off by half."""
+    device = replace(account().device, quality="estimated")
+
+    assert "its power" not in text(snapshot(replace(account(), device=device, crosscheck=1.003)))
+
+
 def test_a_calibration_and_a_cross_check_are_told() -> None:
     """Every figure they touched is in that row."""
 

@@ -263,7 +263,8 @@ def _how(d: DeviceTotals, snapshot: Snapshot) -> str:
     stated = dict(d.device.uncertainty).get(d.method)
     facts = [words(d.device.covers, 40)] if d.device.covers else []
     facts += [] if stated is None else [f"± {100 * stated:.2g} %"]
-    if d.crosscheck is not None and is_fresh(d, snapshot):
+    # A model agrees with its own power, which says nothing of how right it is.
+    if d.crosscheck is not None and d.device.quality != "estimated" and is_fresh(d, snapshot):
         facts.append(_against_power(d.crosscheck))
     if d.device.calibration != "none":
         facts.append(f"calibrated: {plain(d.device.calibration, 60)}")

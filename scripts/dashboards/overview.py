@@ -109,7 +109,7 @@ def _grid_now() -> list[Panel]:
             legend="{{basis}}, {{provider}}",
             none="unpriced",
             text="value_and_name",
-            decimals=0,
+            decimals=1,
         ),
     ]
 

@@ -31,7 +31,7 @@ LIFE = (
     "A whole life: the last value of its own account (max_over_time); where wattgram restarted meanwhile, what was "
     "counted before and after, less what was used around the restart (about a scrape)."
 )
-SYNTHETIC = "invented hardware? choose quality: synthetic"
+SYNTHETIC = "nothing metered; invented hardware? choose quality: synthetic"
 
 ENERGY = f"wattgram_device_energy_joules_total{{{WHAT}}}"
 EMISSIONS = f"wattgram_device_emissions_grams_total{{{WHAT}}}"

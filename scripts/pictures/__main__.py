@@ -99,8 +99,10 @@ def answers(ask: Ask, name: str, end: float, seconds: float, *, is_live: bool) -
     quality = "all, invented hardware too" if is_live else "measured + apportioned + estimated"
     shown |= {"Quality": quality} if "Quality" in shown else {}
     titles = {variable["name"]: chosen.get(variable["name"], "All") for variable in board["templating"]["list"]}
+    at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(end))
     return {
         "board": board,
+        "source": f"what Prometheus answered at {at}" if is_live else "demo data",
         "answers": {panel["id"]: asker.of(panel) for panel in panels},
         "variables": shown,
         "titles": titles,
@@ -168,7 +170,9 @@ def main() -> None:
         for width in given.width or WIDTHS:
             for theme in given.theme or THEMES:
                 url = f"http://127.0.0.1:{site.server_port}/index.html?board={name}&theme={theme}"
-                shoot(url, given.out / f"{name}-{width}-{theme}.png", width, tall(found["board"]))
+                path = given.out / f"{name}-{width}-{theme}.png"
+                shoot(url, path, width, tall(found["board"]))
+                print(path)
     site.shutdown()
 
 

@@ -35,7 +35,7 @@ MIRROR_RATIO = 0.02
 GRANT = "let a group read it: see docs/permissions.md, or try once with: sudo chmod g+r,o-rwx {path}/energy_uj"
 MISSING = (
     "on Intel load it with: sudo modprobe intel_rapl_msr; AMD needs Linux 5.11 or later; virtual machines have none: "
-    "[sources.estimate] enabled = true stands in, labelled"
+    "with [sources.estimate] enabled = true a model stands in, labelled"
 )
 
 

@@ -22,7 +22,7 @@ export function Board({ data, theme, width }) {
   });
   return (
     <div style={{ position: 'relative', width, height: bottom, fontFamily: theme.typography.fontFamily }}>
-      <Head board={board} variables={variables} theme={theme} />
+      <Head board={board} source={data.source} variables={variables} theme={theme} />
       {flat.map((panel) => (
         <div key={panel.id} style={place(panel.gridPos)}>
           {panel.type === 'row' ? (
@@ -36,13 +36,13 @@ export function Board({ data, theme, width }) {
   );
 }
 
-function Head({ board, variables, theme }) {
+function Head({ board, source, variables, theme }) {
   const chip = { border: `1px solid ${theme.colors.border.medium}`, borderRadius: 3, padding: '2px 8px', marginRight: 8 };
   return (
     <div style={{ padding: '8px 10px', color: theme.colors.text.primary }}>
       <b style={{ fontSize: 16, marginRight: 16 }}>{board.title}</b>
       <span style={{ color: theme.colors.text.secondary, fontSize: 12 }}>
-        drawn with Grafana&apos;s components from demo data
+        drawn with Grafana&apos;s components from {source}
       </span>
       <div style={{ marginTop: 6, fontSize: 12, color: theme.colors.text.secondary }}>
         {Object.entries(variables).map(([name, value]) => (

@@ -97,7 +97,7 @@ export function configured(panel, frames, theme) {
       }
       if (isNumber) {
         const finite = field.values.filter(Number.isFinite);
-        const [min, max] = panel.type === 'bargauge' ? [0, field.config.max] : [Math.min(...finite), Math.max(...finite)];
+        const [min, max] = panel.type === 'bargauge' ? [0, field.config.max] : [field.config.min ?? Math.min(...finite), field.config.max ?? Math.max(...finite)];
         field.state = { ...field.state, seriesIndex: index++, range: { min, max, delta: max - min } };
       }
       field.display = getDisplayProcessor({ field, theme, timeZone: 'utc' });
