@@ -13,6 +13,7 @@ from wattgram.feed import Claims, ProviderFeed, SourceFeed
 from wattgram.ledger import Ledger
 from wattgram.meter import Meter
 from wattgram.model import Cost, Counter, Device, Failure, Health, Instant, Intensity, Reading, Sample
+from wattgram.poller import Poller
 from wattgram.ports import ReadFailed, Source, Unavailable
 from wattgram.tariff import Rung, Tariff
 
@@ -261,6 +262,38 @@ def test_who_is_busy_is_looked_at_seldom_where_nothing_is_to_be_shared_out(house
     for _ in range(3):
         house.turn(nvml, rapl, groups)
     assert [(5, 0)] == [(found.read_times, found.closed) for found in opened]
+
+
+def test_a_turn_without_a_look_is_no_sample(house: House) -> None:
+    """What the meter says of itself is as true as what it says of watts."""
+    house.claims.reorder(["cgroups"])
+    found = Groups(house.clock)
+    groups = house.feed("cgroups", lambda: found, meters=False)
+    health: list[Health] = []
+    poller = Poller(Health("cgroups", "source", 1.0), groups, house.clock, health.append, observe=groups.observe)
+    for _ in range(25):
+        house.clock.advance(1.0)
+        poller.turn()
+
+    assert (25, 3, 10.0) == (health[-1].turns, health[-1].successes, health[-1].every)
+    assert [1021.0] == sorted({one.last_success.mono for one in health[20:] if one.last_success})
+
+    house.claims.reorder(["rapl", "cgroups"])  # which may meter
+    house.clock.advance(1.0)
+    poller.turn()
+    assert (4, 1.0) == (health[-1].successes, health[-1].every)
+
+
+def test_a_look_that_failed_is_tried_again_at_the_next_turn(house: House) -> None:
+    """It is no rest to have seen nothing."""
+    house.claims.reorder(["cgroups"])
+    found = Groups(house.clock)
+    groups = house.feed("cgroups", lambda: found, meters=False)
+    found.trouble = ReadFailed("no such file", "server")
+    house.turn(groups)
+    house.turn(groups)
+
+    assert 2 == found.read_times
 
 
 def test_who_would_be_looked_at_in_vain_is_looked_for_all_the_same(house: House) -> None:

@@ -145,6 +145,8 @@ class SourceFeed:
         self._every = every
         self._meters = meters
         self._looked = -math.inf
+        self._is_seldom = self._rested = False
+        self._last: Instant | None = None
         self._given_up: set[str] = set()
         self._asleep = clock.asleep()
         self._silences = Silences(name, clock)
@@ -168,9 +170,11 @@ class SourceFeed:
                 self.source = self._opener()
                 self._costly = self.source if isinstance(self.source, Costly) else None
                 self._counted = 0.0
-            if self._is_resting():
+            self._rested = self._is_resting()
+            if self._rested:
                 return
             sample = self.source.read()
+            self._looked = self._clock.now().mono
         except Unavailable as missing:
             self._claims.withdraw(self._name)
             self._lost(str(missing))
@@ -186,7 +190,15 @@ class SourceFeed:
             raise ReadFailed(sample.failed[0].reason, "timeout")
 
     def observe(self, health: Health) -> Health:
-        """Add which devices do not answer, and what the source's own processes used since the last time."""
+        """Add which devices do not answer, and what the source's own processes used since the last time.
+
+        A turn in which it was not read gave no sample; one that is read seldom is expected as seldom.
+        """
+        if self._rested:
+            health = replace(health, successes=health.successes - 1, last_success=self._last)
+        if not self._meters:
+            health = replace(health, every=max(self._every, SELDOM_SECONDS if self._is_seldom else 0.0))
+        self._rested, self._last = False, health.last_success
         health = replace(health, unanswered=self._silences.unanswered())
         now = self._costly.cost() if self._costly is not None else None
         if now is None:  # what was used stays used; memory is held no more
@@ -238,12 +250,8 @@ class SourceFeed:
 
     def _is_resting(self) -> bool:
         """Whether nothing is to be shared out, and who is there was looked at lately."""
-        now = self._clock.now().mono
-        is_needed = self._meters or self._claims.is_shared_out(self._name)
-        if not is_needed and now - self._looked < SELDOM_SECONDS:
-            return True
-        self._looked = now
-        return False
+        self._is_seldom = not self._meters and not self._claims.is_shared_out(self._name)
+        return self._is_seldom and self._clock.now().mono - self._looked < SELDOM_SECONDS
 
     def _change_if_told(self) -> None:
         change, self._next = self._next, None
